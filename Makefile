@@ -1,0 +1,82 @@
+# Everything starts here: `make` lists what there is. Nothing is assumed but python3 and make.
+
+PYTHON ?= python3
+TESTS ?=
+ARGS ?=
+WORKERS ?= 2
+TRANSPORT ?= rest
+
+VENV := .venv
+RUN := $(VENV)/bin/python
+GATEWAY := local/gateway
+PYTHON_STAMP := $(VENV)/.stamp
+NPM_STAMP := $(GATEWAY)/node_modules/.stamp
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+# An environment whose interpreter has gone (an upgrade of the system's Python) is made again.
+ifneq ($(wildcard $(PYTHON_STAMP)),)
+ifneq ($(shell $(RUN) -c 'print(1)' 2>/dev/null),1)
+$(shell rm -f $(PYTHON_STAMP))
+endif
+endif
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: setup
+setup: $(PYTHON_STAMP) $(NPM_STAMP) ## Install what is locked, into .venv and node_modules (the others do it when needed)
+
+.PHONY: demo
+demo: setup ## From sign-up to a paid, streamed chat, against the real stack; ends by itself
+	@$(RUN) -m local.demo
+
+.PHONY: dev
+dev: setup ## Start the stack, print URLs and keys, stay up until Ctrl-C (ARGS=--help lists options)
+	@exec $(RUN) -m local.dev $(ARGS)
+
+.PHONY: test
+test: setup ## Run the tests (TESTS=path narrows, TRANSPORT=direct skips PostgREST)
+	@QUERNEL_TEST_TRANSPORT=$(TRANSPORT) $(RUN) -m pytest -n $(WORKERS) --dist worksteal $(TESTS) $(ARGS)
+
+.PHONY: check
+check: setup ## Format, lint, types, SQL style, Supabase advisors and the database's invariants
+	$(RUN) -m ruff format --check .
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy
+	$(RUN) -m sqlfluff lint --disable-progress-bar supabase/migrations sql
+	$(RUN) -m local.checks
+
+.PHONY: bench
+bench: setup ## Measure holds and settlements per second, and chat requests per second
+	@$(RUN) -m tests.bench
+
+.PHONY: lock
+lock: setup ## Choose versions anew: constraints.txt and package-lock.json
+	$(RUN) -m local.lock
+
+.PHONY: clean
+clean: ## Delete the local database, logs, generated secrets and everything installed
+	@if [ -x $(RUN) ]; then $(RUN) -m local.clean; fi
+	rm -rf .quernel $(VENV) $(GATEWAY)/node_modules build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Installed again when a lock changes, and only then.
+
+$(PYTHON_STAMP): constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "Quernel needs Python 3.11 or newer, and there is no $(PYTHON). Install it, or name another: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Quernel needs Python 3.11 or newer; $(PYTHON) is %d.%d. Name another: make PYTHON=/path/to/python3" % sys.version_info[:2])'
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@echo "Installing the Python packages of constraints.txt into $(VENV) ..."
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(RUN) -m pip install --quiet --require-hashes -r constraints.txt
+	@$(RUN) -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(NPM_STAMP): $(GATEWAY)/package-lock.json $(PYTHON_STAMP)
+	@echo "Installing the npm packages of $(GATEWAY)/package-lock.json ..."
+	@$(RUN) -m local.npm install --no-save
+	@touch $@
