@@ -1,0 +1,17 @@
+-- Of the private functions, signed-in users execute those listed here: each asks who the caller is, and trusts no
+-- argument to say so.
+-- Mend: revoke execute from authenticated; or, when a policy or a wrapper in public needs it, add its name below.
+select
+  p.oid::regprocedure::text as subject,
+  jsonb_build_object('is_definer', p.prosecdef) as detail
+from pg_proc as p
+where p.pronamespace = 'private'::regnamespace
+  and has_function_privilege('authenticated', p.oid, 'execute')
+  and p.proname not in (
+    -- Policies ask these.
+    'active_user_id', 'my_organization_ids', 'my_admin_organization_ids', 'my_statement_account_ids',
+    -- Functions in public wrap these.
+    'accept_invitation', 'change_member_role', 'create_organization', 'invite_member', 'leave_organization',
+    'my_credit_balance', 'my_credit_statement', 'organization_people', 'remove_member', 'revoke_invitation',
+    'set_member_budget', 'set_my_monthly_budget', 'update_organization'
+  );
