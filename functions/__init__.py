@@ -1,0 +1,1 @@
+"""Quernel's functions: the Python that talks to the outside world, one folder per domain."""

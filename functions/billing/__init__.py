@@ -1,0 +1,1 @@
+"""Billing: checkouts of credit packs at Stripe, and the inbox of Stripe's events."""

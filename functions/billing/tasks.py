@@ -1,0 +1,30 @@
+"""What the worker does for billing."""
+
+from __future__ import annotations
+
+from functions.billing.service import InboxService
+from functions.billing.stripe_client import StripeGateway, stripe_client
+from functions.core.errors import QuernelError
+from functions.core.json import Json
+from functions.tasks.context import TaskContext, TaskRejectedError
+
+
+async def apply_stripe_event(payload: dict[str, Json], context: TaskContext) -> dict[str, Json]:
+    """Apply an event of the inbox that was stored and not finished.
+
+    Raises TaskRejectedError when there is nothing to apply or no way to ask Stripe; any other error
+    means: again later.
+    """
+    event_id = payload.get("event_id")
+    if not isinstance(event_id, str):
+        raise TaskRejectedError("the payload names no event")
+    async with stripe_client(context.settings) as client:
+        if client is None:
+            raise TaskRejectedError("payments are not configured")
+        try:
+            result = await InboxService(context.database, StripeGateway(client)).retry(event_id)
+        except QuernelError as error:
+            if error.code == "event_not_found":
+                raise TaskRejectedError("there is no such event") from None
+            raise
+    return {"result": result}

@@ -1,0 +1,191 @@
+"""From the model server's answer to ours: our names, usage with credits, counted on the way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from functions.chat import wire
+from functions.chat.counting import Tally, Usage
+from functions.chat.idempotency import MAX_STORED_BYTES, StoredAnswer, not_stored
+from functions.chat.metering import Receipt
+from functions.chat.schemas import Completion
+from functions.chat.upstream import malformed, refuse_error_chunk
+from functions.core.errors import QuernelError
+
+DONE = "[DONE]"
+_HEAD = ("object", "created", "system_fingerprint", "service_tier")
+
+
+def frame(text: str) -> str:
+    """One server-sent event."""
+    return f"data: {text}\n\n"
+
+
+def empty_answer() -> QuernelError:
+    """The error for an answer without content; such an answer is free."""
+    return QuernelError(
+        "upstream_empty_answer", 502, "The model answered nothing. You were not charged."
+    )
+
+
+class Answer:
+    """What both kinds of answers share: names, counts and what is kept for a replay."""
+
+    def __init__(self, request: Completion, model_id: str, answer_id: str, max_tokens: int) -> None:
+        """`max_tokens` is the limit per choice that was sent upstream."""
+        self.tally = Tally()
+        self._request = request
+        self._names = {"id": answer_id, "model": model_id}
+        self._most_completion = max_tokens * request.choices
+
+    def usage(self, *, ended: bool) -> Usage:
+        """What to charge, whether the answer ended or was cut off by the client."""
+        return self.tally.usage(self._request.size, self._most_completion, ended=ended)
+
+    def _require_content(self) -> None:
+        if self.tally.is_empty(self._request.choices):
+            raise empty_answer()
+
+
+class WholeAnswer(Answer):
+    """An answer in one piece."""
+
+    _body: dict[str, Any]
+
+    def take(self, body: dict[str, Any]) -> None:
+        """Check and rename it. Raises QuernelError 502 for an error or an empty answer."""
+        refuse_error_chunk(body)
+        self.tally.reported = body.pop("usage", None)
+        for choice in _choices(body):
+            message = choice.get("message")
+            if not isinstance(message, dict):
+                raise malformed()
+            self.tally.add(message)
+        self._require_content()
+        self._body = body | self._names
+
+    def stored(self, usage: Usage) -> dict[str, Any]:
+        """What replays it."""
+        return StoredAnswer([], self._body, usage.as_openai(self.tally.reported)).pack()
+
+    def text(self, usage: Usage, receipt: Receipt | None) -> str:
+        """The body to send."""
+        return _with_receipt(self._body, usage.as_openai(self.tally.reported), receipt)
+
+
+class StreamedAnswer(Answer):
+    """An answer in chunks. The last waits for the settlement: it tells what was charged."""
+
+    def __init__(
+        self,
+        request: Completion,
+        model_id: str,
+        answer_id: str,
+        max_tokens: int,
+        *,
+        is_kept: bool,
+    ) -> None:
+        """`is_kept` when chunks have to be collected for a replay."""
+        super().__init__(request, model_id, answer_id, max_tokens)
+        self._head: dict[str, Any] = {"object": "chat.completion.chunk"}
+        self._last: dict[str, Any] | None = None  # a chunk that may turn out to be the last
+        self._unsent: list[str] = []  # chunks from before the model said anything
+        self._open: set[Any] = set()  # choices that have begun
+        self._ended: set[Any] = set()  # choices that gave a reason for their end
+        self._kept: list[str] | None = [] if is_kept else None
+        self._kept_bytes = 0
+
+    def take(self, chunks: list[dict[str, Any]]) -> str:
+        """Events to send now; none before the model has spoken, so that errors keep their status.
+
+        Raises QuernelError 502 for an error inside the stream or a chunk that is not one.
+        """
+        for chunk in chunks:
+            refuse_error_chunk(chunk)
+            usage = chunk.pop("usage", None)
+            if usage is not None:
+                self.tally.reported = usage
+            choices = _choices(chunk)
+            if not choices:
+                continue  # the upstream's usage; ours comes last
+            is_end = self._count(choices)
+            chunk.update(self._names)
+            self._head.update({name: chunk[name] for name in _HEAD if name in chunk})
+            if self._last is not None:
+                self._unsent.append(wire.dumps(self._last))
+                self._last = None
+            if self._request.wants_usage_chunk:
+                chunk["usage"] = None
+            elif is_end:
+                self._last = chunk
+                continue
+            self._unsent.append(wire.dumps(chunk))
+        return self._flush() if self.tally.produced else ""
+
+    def end(self) -> None:
+        """The stream is over. Raises QuernelError 502 if it broke off or said nothing."""
+        self._require_content()
+        if not self._ended or self._open - self._ended:
+            raise QuernelError("upstream_error", 502, "The model server broke off its answer.")
+
+    def stored(self, usage: Usage) -> dict[str, Any]:
+        """What replays it."""
+        if self._kept is None:
+            return not_stored("too_large")
+        events = self._kept + self._unsent
+        return StoredAnswer(events, self._last_chunk(), usage.as_openai(self.tally.reported)).pack()
+
+    def rest(self, usage: Usage, receipt: Receipt | None) -> str:
+        """The events that end the stream: what was held back, usage with credits, [DONE]."""
+        last = _with_receipt(self._last_chunk(), usage.as_openai(self.tally.reported), receipt)
+        return self._flush() + frame(last) + frame(DONE)
+
+    def _last_chunk(self) -> dict[str, Any]:
+        return self._last or self._names | self._head | {"choices": []}
+
+    def _count(self, choices: list[dict[str, Any]]) -> bool:
+        is_end = False
+        for choice in choices:
+            index = choice.get("index")
+            index = index if isinstance(index, int) else 0
+            self._open.add(index)
+            delta = choice.get("delta")
+            if isinstance(delta, dict):
+                self.tally.add(delta)
+            if choice.get("finish_reason"):
+                self._ended.add(index)
+                is_end = True
+        return is_end
+
+    def _flush(self) -> str:
+        texts, self._unsent = self._unsent, []
+        if self._kept is not None:
+            self._kept += texts
+            self._kept_bytes += sum(map(len, texts))
+            if self._kept_bytes > MAX_STORED_BYTES:
+                self._kept = None
+        return "".join(map(frame, texts))
+
+
+def replay_text(stored: StoredAnswer, receipt: Receipt | None) -> str:
+    """The body of an answer in one piece, again."""
+    return _with_receipt(stored.last, stored.usage, receipt)
+
+
+def replay_events(stored: StoredAnswer, receipt: Receipt | None) -> list[str]:
+    """The events of a streamed answer, again, one by one."""
+    last = _with_receipt(stored.last, stored.usage, receipt)
+    return [frame(text) for text in (*stored.events, last, DONE)]
+
+
+def _with_receipt(body: dict[str, Any], usage: dict[str, Any], receipt: Receipt | None) -> str:
+    if receipt is None:
+        return wire.with_usage(body, usage, None, None)
+    return wire.with_usage(body, usage, receipt.charged, receipt.balance)
+
+
+def _choices(body: dict[str, Any]) -> list[dict[str, Any]]:
+    choices = body.get("choices")
+    if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
+        raise malformed()
+    return choices

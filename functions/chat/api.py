@@ -1,0 +1,130 @@
+"""Routes of chat, as OpenAI's clients call them, and the quote."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from ipaddress import ip_address
+from time import monotonic
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, FastAPI, Header, Request
+from starlette.responses import Response
+
+from functions.chat import documentation as docs
+from functions.chat.idempotency import read_key
+from functions.chat.metering import ClientGoneError
+from functions.chat.schemas import parse
+from functions.chat.service import Ask, ChatService
+from functions.chat.streaming import EventResponse, Sink, while_connected
+from functions.chat.upstream import Upstream
+from functions.core.auth import CurrentCaller
+from functions.core.errors import InvalidRequestError
+from functions.core.json import Json, dumps
+
+CLIENT_CLOSED_REQUEST = 499  # nginx's status for a client that left; nobody reads it but the log
+MAX_ORGANIZATION = 100  # characters of an id or slug
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Make the process's ChatService; at the end wait until every hold is closed."""
+    service = ChatService(app.state.database, Upstream(app.state.upstream, app.state.settings))
+    app.state.chat = service
+    try:
+        yield
+    finally:
+        await service.background.drain()
+
+
+router = APIRouter(prefix="/v1", tags=["chat"], lifespan=_lifespan)
+
+
+async def _service(request: Request) -> ChatService:
+    service: ChatService = request.app.state.chat
+    return service
+
+
+async def _ask(
+    request: Request,
+    caller: CurrentCaller,
+    idempotency_key: Annotated[str | None, Header(description=docs.IDEMPOTENCY_KEY)] = None,
+    openai_organization: Annotated[str | None, Header(description=docs.ORGANIZATION)] = None,
+) -> Ask:
+    since = monotonic()
+    if openai_organization is not None and len(openai_organization) > MAX_ORGANIZATION:
+        raise InvalidRequestError(
+            "invalid_request", "OpenAI-Organization is too long.", {"param": "OpenAI-Organization"}
+        )
+    return Ask(
+        completion=parse(await request.body()),
+        user_id=caller.user_id,
+        request_id=request.state.request_id,
+        since=since,
+        organization=openai_organization or None,
+        idempotency_key=read_key(idempotency_key),
+        ip=_ip(request),
+        user_agent=request.headers.get("user-agent"),
+    )
+
+
+AskDep = Annotated[Ask, Depends(_ask)]
+ServiceDep = Annotated[ChatService, Depends(_service)]
+
+
+@router.post(
+    "/chat/completions",
+    summary="Complete a chat, streamed or not",
+    description=docs.COMPLETE,
+    openapi_extra=docs.REQUEST_BODY,
+    responses=docs.COMPLETION_RESPONSES,
+)
+async def complete(request: Request, ask: AskDep, service: ServiceDep) -> Response:
+    """Answer in one piece, or hand the connection to the stream."""
+    if ask.completion.streams:
+
+        async def produce(sink: Sink) -> None:
+            await service.stream(ask, sink)
+
+        return EventResponse(produce)
+    try:
+        text, headers = await while_connected(request.receive, lambda: service.complete(ask))
+    except ClientGoneError:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    return Response(text.encode(), headers=headers, media_type="application/json")
+
+
+@router.post(
+    "/quote",
+    summary="What a completion would cost at most",
+    description=docs.QUOTE,
+    openapi_extra=docs.REQUEST_BODY,
+    responses=docs.QUOTE_RESPONSES,
+)
+async def quote(ask: AskDep, service: ServiceDep) -> Response:
+    """The worst case, and whether the payer affords it."""
+    return _json(await service.quote(ask))
+
+
+@router.get("/models", summary="List the chat models", responses=docs.MODELS_RESPONSES)
+async def models(caller: CurrentCaller, service: ServiceDep) -> Response:
+    """What can be chatted with, and its price."""
+    return _json({"object": "list", "data": await service.models(caller.user_id)})
+
+
+@router.get("/models/{model_id:path}", summary="One chat model", responses=docs.MODEL_RESPONSES)
+async def model(model_id: str, caller: CurrentCaller, service: ServiceDep) -> Response:
+    """One of them; ids may hold slashes."""
+    return _json(await service.model(caller.user_id, model_id))
+
+
+def _json(value: Json) -> Response:
+    return Response(dumps(value), media_type="application/json")
+
+
+def _ip(request: Request) -> str | None:
+    """The peer's address; behind a proxy uvicorn has put the client's there."""
+    try:
+        return str(ip_address(request.client.host)) if request.client else None
+    except ValueError:
+        return None

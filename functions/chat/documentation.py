@@ -1,0 +1,105 @@
+"""What /docs says about the chat routes: descriptions, request body, examples."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from functions.chat.schemas import CompletionRequest
+from functions.core.json import Json
+from functions.core.openapi import example
+
+IDEMPOTENCY_KEY = (
+    "1 to 255 printable characters. The same key and body within a day give the stored answer, "
+    "without a second charge."
+)
+ORGANIZATION = (
+    "Id or slug of the organization that pays; you have to be a member. Default: you pay."
+)
+COMPLETE = """\
+OpenAI's chat completions. Before the model is called, the most the request can cost is held;
+afterwards what it used is charged and the rest returned. `usage` also says `credits_charged` and
+`credits_remaining`; in a stream it is in the last chunk. An error or an empty answer costs nothing.
+If you leave a stream, the model is stopped and what it had produced is charged. Members that are
+not listed pass through to the model.
+"""
+QUOTE = "Takes the body of a completion. Holds nothing and charges nothing."
+
+_USAGE = {
+    "prompt_tokens": 13,
+    "completion_tokens": 24,
+    "total_tokens": 37,
+    "credits_charged": 0.0051,
+    "credits_remaining": 99.9949,
+}
+_MODEL = {
+    "object": "model",
+    "id": "Qwen2.5-32B-Instruct-AWQ",
+    "created": 1767225600,
+    "owned_by": "quernel",
+    "context_length": 32768,
+    "max_output_tokens": 8192,
+    "default_output_tokens": 2048,
+    "pricing": {
+        "prompt": 60,
+        "cached_prompt": 30,
+        "completion": 180,
+        "unit": "credits per 1M tokens",
+    },
+}
+_NAMES = {"id": "chatcmpl-0199", "created": 1767225600, "model": "Qwen2.5-32B-Instruct-AWQ"}
+_COMPLETION = _NAMES | {
+    "object": "chat.completion",
+    "choices": [
+        {
+            "index": 0,
+            "message": {"role": "assistant", "content": "Because of Rayleigh scattering."},
+            "finish_reason": "stop",
+        }
+    ],
+    "usage": _USAGE,
+}
+
+
+def _inlined(schema: Json, definitions: dict[str, Any]) -> Json:
+    """A JSON schema without references, which would not resolve inside an OpenAPI document."""
+    if isinstance(schema, list):
+        return [_inlined(item, definitions) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if reference := schema.get("$ref"):
+        return _inlined(definitions[reference.rsplit("/", 1)[1]], definitions)
+    return {name: _inlined(part, definitions) for name, part in schema.items() if name != "$defs"}
+
+
+_schema = CompletionRequest.model_json_schema()
+REQUEST_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": _inlined(_schema, _schema.get("$defs", {}))}},
+    }
+}
+
+COMPLETION_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The answer, or a stream of chunks when `stream` is true.",
+        "content": {
+            "application/json": {"example": _COMPLETION},
+            "text/event-stream": {"example": 'data: {"choices":[…]}\n\ndata: [DONE]\n\n'},
+        },
+    }
+}
+QUOTE_RESPONSES = example(
+    "The quote. `refusal` says what stands in the way when it is not affordable.",
+    {
+        "model": "Qwen2.5-32B-Instruct-AWQ",
+        "prompt_tokens": 187,
+        "max_tokens": 2048,
+        "choices": 1,
+        "credits_max": 0.37986,
+        "available": 100,
+        "affordable": True,
+        "refusal": None,
+    },
+)
+MODELS_RESPONSES = example("The models.", {"object": "list", "data": [_MODEL]})
+MODEL_RESPONSES = example("The model.", _MODEL)

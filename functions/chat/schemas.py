@@ -1,0 +1,172 @@
+"""Payloads of the chat routes: what is checked here, and what passes through to the model.
+
+Quernel checks the members that decide who pays what, and refuses the few that would make the
+upstream do something that is not priced, or keep something that is not promised. All others, known
+or not, pass through.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
+
+from functions.chat.counting import PromptSize, prompt_size
+from functions.core.errors import InvalidRequestError, QuernelError
+from functions.core.request_body import invalid_fields, parse_json
+
+MAX_MESSAGES = 10_000
+MAX_CHOICES = 8
+MAX_TOKENS = 1_000_000  # the model's own limit is checked with its price
+MAX_MODEL_NAME = 200  # characters
+
+# Members that are refused unless they say what happens anyway.
+_UNSUPPORTED: Final[dict[str, tuple[Any, ...]]] = {
+    "audio": (),
+    "background": (False,),
+    "best_of": (1,),
+    "cache_salt": (),
+    "chat_template": (),
+    "echo": (False,),
+    "kv_transfer_params": (),
+    "logits_processors": (),
+    "media_io_kwargs": (),
+    "mm_processor_kwargs": (),
+    "modalities": (["text"],),
+    "moderation": (),
+    "prediction": (),
+    "priority": (0,),
+    "prompt_logprobs": (),
+    "request_id": (),
+    "service_tier": ("auto", "default"),
+    "store": (False,),
+    "truncate_prompt_tokens": (),
+    "use_beam_search": (False,),
+    "web_search_options": (),
+}
+# Members of chat_template_kwargs that stall or replace vLLM's rendering (CVE-2025-62426).
+_UNSUPPORTED_TEMPLATE_ARGUMENTS: Final = ("chat_template", "tokenize")
+_BRANCHES = ("str", "list[Part]")
+_TEXT_PARTS = frozenset({"text", "refusal"})
+
+
+class Part(BaseModel):
+    """One part of a message's content."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+
+
+class Message(BaseModel):
+    """One message; tool calls, names and other members pass through."""
+
+    model_config = ConfigDict(extra="allow")
+
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | list[Part] | None = None
+
+
+class CompletionRequest(BaseModel):
+    """Body of a chat completion, as in OpenAI's API. Other members pass through to the model."""
+
+    model_config = ConfigDict(
+        extra="allow",
+        json_schema_extra={
+            "example": {
+                "model": "Qwen2.5-32B-Instruct-AWQ",
+                "messages": [{"role": "user", "content": "Why is the sky blue?"}],
+                "stream": True,
+            }
+        },
+    )
+
+    model: Annotated[str, Field(min_length=1, max_length=MAX_MODEL_NAME)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
+    max_tokens: Annotated[int | None, Field(strict=True, ge=1, le=MAX_TOKENS)] = None
+    max_completion_tokens: Annotated[int | None, Field(strict=True, ge=1, le=MAX_TOKENS)] = None
+    n: Annotated[int | None, Field(strict=True, ge=1, le=MAX_CHOICES)] = None
+    stream: StrictBool | None = None
+    stream_options: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A request that has been checked."""
+
+    payload: dict[str, Any]  # the body as it came
+    model: str
+    choices: int
+    max_tokens: int | None  # per choice; None leaves it to the model's default and the balance
+    streams: bool
+    wants_usage_chunk: bool
+    has_images: bool
+    size: PromptSize
+
+
+def parse(body: bytes) -> Completion:
+    """Check a request's body. Raises QuernelError 400 with the code that says what is wrong."""
+    payload = parse_json(body)
+    try:
+        request = CompletionRequest.model_validate(payload)
+    except ValidationError as error:
+        raise _explain(error) from None
+    _refuse_unsupported(payload)
+    limits = [n for n in (request.max_tokens, request.max_completion_tokens) if n is not None]
+    return Completion(
+        payload=payload,
+        model=request.model,
+        choices=request.n or 1,
+        max_tokens=min(limits, default=None),
+        streams=request.stream or False,
+        wants_usage_chunk=bool((request.stream_options or {}).get("include_usage")),
+        has_images=_check_parts(request.messages),
+        size=prompt_size(payload),
+    )
+
+
+def _refusal(code: str, message: str, param: str) -> InvalidRequestError:
+    return InvalidRequestError(code, message, {"param": param})
+
+
+def _explain(error: ValidationError) -> QuernelError:
+    # A union's branches add their type's name to the path; the client knows only its own members.
+    listed = error.errors(include_url=False, include_input=False)
+    return invalid_fields(
+        [e | {"loc": tuple(x for x in e["loc"] if x not in _BRANCHES)} for e in listed], "/v1"
+    )
+
+
+def _refuse_unsupported(payload: dict[str, Any]) -> None:
+    for name in _UNSUPPORTED.keys() & payload.keys():
+        value = payload[name]
+        allowed = _UNSUPPORTED[name]
+        if value is not None and not any(type(value) is type(a) and value == a for a in allowed):
+            raise _refusal("unsupported_parameter", f"{name} is not supported here.", name)
+    arguments = payload.get("chat_template_kwargs")
+    for name in _UNSUPPORTED_TEMPLATE_ARGUMENTS:
+        if isinstance(arguments, dict) and name in arguments:
+            param = f"chat_template_kwargs.{name}"
+            raise _refusal("unsupported_parameter", f"{param} is not supported here.", param)
+
+
+def _check_parts(messages: list[Message]) -> bool:
+    """Whether there are images. Refuses parts of other kinds, and images given by address."""
+    has_images = False
+    for number, message in enumerate(messages):
+        for part in message.content if isinstance(message.content, list) else ():
+            if part.type in _TEXT_PARTS:
+                continue
+            param = f"messages[{number}].content"
+            if part.type != "image_url":
+                text = f"Content of type {part.type[:40]} is not supported."
+                raise _refusal("unsupported_content", text, param)
+            has_images = True
+            image = (part.model_extra or {}).get("image_url")
+            url = image.get("url") if isinstance(image, dict) else image
+            # A model server that fetches addresses for strangers reaches what only it can reach.
+            if not isinstance(url, str) or not url.startswith("data:image/"):
+                text = "Send images inline, as data: URLs; addresses are not fetched."
+                raise _refusal("unsupported_content", text, param)
+    return has_images

@@ -1,0 +1,166 @@
+"""Use cases of chat: complete, stream, quote, list models; in which order hold, call, settle."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from functions.chat import answers
+from functions.chat.answers import StreamedAnswer, WholeAnswer
+from functions.chat.idempotency import StoredAnswer, fingerprint, not_stored
+from functions.chat.metering import Background, ClientGoneError, Meter, Replay
+from functions.chat.schemas import Completion
+from functions.chat.streaming import Sink
+from functions.chat.upstream import Template, Upstream
+from functions.core.database import Database
+from functions.core.errors import InvalidRequestError, NotFoundError
+
+REPLAYED = "idempotent-replayed"
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A checked request, who makes it and who pays."""
+
+    completion: Completion
+    user_id: UUID
+    request_id: str
+    since: float  # monotonic time of arrival, seconds
+    organization: str | None = None  # id or slug; None: the caller pays
+    idempotency_key: str | None = None
+    ip: str | None = None
+    user_agent: str | None = None
+
+    @property
+    def answer_id(self) -> str:
+        return f"chatcmpl-{self.request_id}"
+
+
+class ChatService:
+    """Chat for one process."""
+
+    def __init__(self, database: Database, upstream: Upstream) -> None:
+        self._database = database
+        self._upstream = upstream
+        self.background = Background()
+
+    async def complete(self, ask: Ask) -> tuple[str, dict[str, str]]:
+        """Answer in one piece: its body and headers. Raises QuernelError; then nothing was charged.
+
+        Cancelled before the model has answered, it costs nothing either.
+        """
+        template = Template(ask.completion)
+        meter = await self.hold(ask)
+        if isinstance(meter, Replay):
+            stored = StoredAnswer.unpack(meter.answer)
+            return answers.replay_text(stored, meter.receipt), {REPLAYED: "true"}
+        async with meter:
+            _require_vision(ask.completion, meter)
+            answer = WholeAnswer(ask.completion, meter.model_id, ask.answer_id, meter.max_tokens)
+            body = template.fill(meter.upstream_model, meter.max_tokens)
+            answer.take(await self._upstream.complete(body, ask.request_id))
+            usage = answer.usage(ended=True)
+            meter.finish(usage, "completed", answer.stored(usage) if ask.idempotency_key else None)
+            return answer.text(usage, await meter.closed()), {}
+
+    async def stream(self, ask: Ask, sink: Sink) -> None:
+        """Answer in chunks. Raises QuernelError; then nothing was charged.
+
+        Cancelled, or when the client takes no more, it charges what the model has produced so far.
+        """
+        template = Template(ask.completion)
+        meter = await self.hold(ask)
+        if isinstance(meter, Replay):
+            await _replay(meter, sink)
+            return
+        async with meter:
+            _require_vision(ask.completion, meter)
+            answer = StreamedAnswer(
+                ask.completion,
+                meter.model_id,
+                ask.answer_id,
+                meter.max_tokens,
+                is_kept=ask.idempotency_key is not None,
+            )
+            body = template.fill(meter.upstream_model, meter.max_tokens)
+            try:
+                async with self._upstream.stream(body, ask.request_id) as batches:
+                    async for chunks in batches:
+                        events = answer.take(chunks)
+                        if events:
+                            meter.mark_first_token()
+                            await sink.write(events)
+                answer.end()
+            except (asyncio.CancelledError, ClientGoneError):
+                if answer.tally.produced:
+                    kept = not_stored("cancelled") if ask.idempotency_key else None
+                    meter.finish(answer.usage(ended=False), "cancelled", kept)
+                raise
+            usage = answer.usage(ended=True)
+            meter.finish(usage, "completed", answer.stored(usage) if ask.idempotency_key else None)
+            await sink.write(answer.rest(usage, await meter.closed()))
+
+    async def quote(self, ask: Ask) -> dict[str, Any]:
+        """What the request would cost at most, and whether the payer affords it."""
+        quote: dict[str, Any] = await self._database.rpc(
+            "chat_quote",
+            p_user_id=ask.user_id,
+            p_model=ask.completion.model,
+            p_prompt_tokens=ask.completion.size.bound,
+            p_max_tokens=ask.completion.max_tokens,
+            p_choices=ask.completion.choices,
+            p_organization=ask.organization,
+        )
+        return quote
+
+    async def models(self, user_id: UUID) -> list[dict[str, Any]]:
+        """The models a user may chat with, in OpenAI's shape and with prices."""
+        models = await self._database.rpc("chat_models", p_user_id=user_id)
+        return [{"object": "model"} | model for model in models]
+
+    async def model(self, user_id: UUID, model_id: str) -> dict[str, Any]:
+        """One of them. Raises NotFoundError."""
+        for model in await self.models(user_id):
+            if model["id"] == model_id:
+                return model
+        raise NotFoundError("model_not_found", "There is no such model.", {"param": "model"})
+
+    async def hold(self, ask: Ask) -> Meter | Replay:
+        """Hold the worst case, or find the stored answer of the same key. Raises QuernelError."""
+        completion = ask.completion
+        keyed: dict[str, Any] = {}
+        if ask.idempotency_key is not None:
+            keyed["p_idempotency_key"] = ask.idempotency_key
+            keyed["p_fingerprint"] = fingerprint(completion.payload, ask.organization)
+        return await Meter.start(
+            self._database,
+            self.background,
+            ask.since,
+            p_user_id=ask.user_id,
+            p_request_id=ask.request_id,
+            p_model=completion.model,
+            p_prompt_tokens=completion.size.bound,
+            p_max_tokens=completion.max_tokens,
+            p_choices=completion.choices,
+            p_organization=ask.organization,
+            p_stream=completion.streams,
+            p_ip=ask.ip,
+            p_user_agent=ask.user_agent,
+            **keyed,
+        )
+
+
+def _require_vision(completion: Completion, meter: Meter) -> None:
+    if completion.has_images and not meter.capabilities.get("vision"):
+        raise InvalidRequestError(
+            "unsupported_content", "This model does not read images.", {"param": "messages"}
+        )
+
+
+async def _replay(replay: Replay, sink: Sink) -> None:
+    stored = StoredAnswer.unpack(replay.answer)
+    sink.headers[REPLAYED] = "true"
+    for event in answers.replay_events(stored, replay.receipt):
+        await sink.write(event)

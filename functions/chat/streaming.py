@@ -1,0 +1,110 @@
+"""Server-sent events to a client that may leave at any time, and how that is noticed."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import anyio
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from functions.chat.answers import frame
+from functions.chat.metering import ClientGoneError
+from functions.core.errors import QuernelError, body
+from functions.core.json import dumps
+
+SEND_SECONDS = 30.0  # a client that takes nothing for so long has left
+HEADERS = {
+    "content-type": "text/event-stream; charset=utf-8",
+    "cache-control": "no-cache, no-transform",
+    "x-accel-buffering": "no",  # nginx would collect the chunks otherwise
+}
+
+T = TypeVar("T")
+
+
+async def while_connected(receive: Receive, work: Callable[[], Awaitable[T]]) -> T:
+    """Run `work`, and cancel it when the client disconnects. Raises ClientGoneError then.
+
+    The request's body must have been read: the next message can only be the disconnect.
+    """
+    results: list[T] = []
+
+    async def watch(scope: anyio.CancelScope) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        scope.cancel()
+
+    try:
+        async with anyio.create_task_group() as group:
+            group.start_soon(watch, group.cancel_scope)
+            results.append(await work())
+            group.cancel_scope.cancel()
+    except ExceptionGroup as wrapped:
+        error = wrapped.exceptions[0]
+        raise error from error.__cause__
+    if not results:
+        raise ClientGoneError
+    return results[0]
+
+
+class Sink:
+    """Where events go. The answer's headers are sent with the first of them."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.has_started = False
+        self.headers = dict(HEADERS)
+
+    async def write(self, events: str) -> None:
+        """Send events. Raises ClientGoneError when nobody takes them."""
+        with anyio.move_on_after(SEND_SECONDS) as scope:
+            if not self.has_started:
+                self.has_started = True
+                headers = [(name.encode(), text.encode()) for name, text in self.headers.items()]
+                await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+            await self._send(
+                {
+                    "type": "http.response.body",
+                    "body": events.encode(),
+                    "more_body": True,
+                }
+            )
+        if scope.cancelled_caught:
+            raise ClientGoneError
+
+    async def end(self) -> None:
+        """Nothing follows."""
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+class EventResponse(Response):
+    """A response whose events are written by `produce`, cancelled when the client leaves.
+
+    An error before the first event becomes an ordinary error answer, one after it an error event.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, produce: Callable[[Sink], Awaitable[None]]) -> None:
+        super().__init__()
+        self._produce = produce
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        sink = Sink(send)
+
+        async def work() -> None:
+            await self._produce(sink)
+            await sink.end()
+
+        try:
+            await while_connected(receive, work)
+        except ClientGoneError:
+            pass  # the request's log line says so
+        except QuernelError as error:
+            if not sink.has_started:
+                raise
+            scope["state"]["error_code"] = error.code  # for the request's log line
+            await sink.write(frame(dumps(body(error, scope["path"])).decode()))
+            await sink.end()

@@ -1,0 +1,376 @@
+"""The `quernel` command for operators: status, cron jobs, tasks and credits.
+
+Exit status: 0 done, 1 failed or refused, 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import sys
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+from decimal import Decimal, InvalidOperation
+from typing import NoReturn, TypeAlias
+
+from functions.core import json
+from functions.core.database import Database
+from functions.core.errors import QuernelError
+from functions.core.json import Json
+from functions.core.settings import Settings, SettingsError, get_settings
+from functions.cron.jobs import CRON_JOBS
+from functions.cron.scheduler import run_now
+from functions.tasks.worker_name import worker_name
+
+Options: TypeAlias = argparse.Namespace
+Rows: TypeAlias = list[dict[str, Json]]
+Action: TypeAlias = Callable[[Options, Settings, Database], Awaitable[Json]]
+Show: TypeAlias = Callable[[Json], str]
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001
+
+GRANT_SOURCES = ("compensation", "promotional", "bonus", "adjustment")
+"""What an operator may grant; purchases, plans and refunds come from payments."""
+
+
+class CommandFailedError(Exception):
+    """The command was carried out and the result is a failure; the message says which."""
+
+
+# Status -----------------------------------------------------------------------------------------
+
+
+async def show_status(_: Options, settings: Settings, database: Database) -> dict[str, Json]:
+    """What waits and what runs, and when each cron job last did."""
+    tasks, jobs = await asyncio.gather(database.rpc("task_status"), database.rpc("cron_status"))
+    return {
+        "environment": settings.environment,
+        "transport": "direct" if settings.database_url is not None else "rest",
+        "tasks": tasks,
+        "cron": jobs,
+    }
+
+
+def format_status(status: dict[str, Json]) -> str:
+    """Two short tables."""
+    return "\n\n".join(
+        [
+            f"{status['environment']}, database over {status['transport']}",
+            fields(status["tasks"]),
+            table(status["cron"], "name", "due_at", "last_finished_at", "last_count", "last_error"),
+        ]
+    )
+
+
+# Cron -------------------------------------------------------------------------------------------
+
+
+async def list_jobs(_: Options, __: Settings, ___: Database) -> Rows:
+    """The jobs there are."""
+    return [
+        {"name": name, "every_seconds": job.interval_seconds, "description": job.description}
+        for name, job in CRON_JOBS.items()
+    ]
+
+
+def format_jobs(jobs: Rows) -> str:
+    """One line per job."""
+    return table(jobs, "name", "every_seconds", "description")
+
+
+async def run_job(options: Options, _: Settings, database: Database) -> dict[str, Json]:
+    """Run one job now. Raises CommandFailedError when the job fails."""
+    run = await run_now(database, options.name, worker=worker_name())
+    if run.error is not None:
+        raise CommandFailedError(f"{run.name} failed: {run.error}")
+    return {"name": run.name, "count": run.count, "seconds": run.seconds}
+
+
+def format_run(run: dict[str, Json]) -> str:
+    """One sentence."""
+    return f"{run['name']}: {run['count']} rows in {run['seconds']:g} s"
+
+
+# Tasks ------------------------------------------------------------------------------------------
+
+
+async def list_tasks(options: Options, _: Settings, database: Database) -> Rows:
+    """The newest tasks."""
+    tasks: Rows = await database.rpc(
+        "task_list",
+        p_status=options.status,
+        p_kind=options.kind,
+        p_limit=options.limit,
+        p_before=options.before,
+    )
+    return tasks
+
+
+def format_tasks(tasks: Rows) -> str:
+    """One line per task."""
+    return table(tasks, "id", "kind", "key", "status", "attempts", "run_after", "last_error")
+
+
+async def retry_task(options: Options, _: Settings, database: Database) -> Json:
+    """Queue a dead task again."""
+    return await database.rpc("task_retry", p_id=options.id)
+
+
+async def cancel_task(options: Options, _: Settings, database: Database) -> Json:
+    """Call a task off."""
+    return await database.rpc("task_cancel", p_id=options.id, p_reason=options.reason)
+
+
+# Credits ----------------------------------------------------------------------------------------
+
+
+async def grant_credits(options: Options, _: Settings, database: Database) -> Json:
+    """Add credits to an account."""
+    key = options.key or f"operator:{uuid.uuid4()}"
+    granted = await database.rpc(
+        "credit_grant",
+        **owner(options),
+        p_amount=str(options.amount),
+        p_source=options.source,
+        p_idempotency_key=key,
+        p_reason=options.reason,
+        p_expires_at=options.expires_at,
+        p_actor=options.actor,
+    )
+    return {**granted, "idempotency_key": key}
+
+
+async def show_balance(options: Options, _: Settings, database: Database) -> Json:
+    """What an account has."""
+    return await database.rpc("credit_balance", **owner(options))
+
+
+async def show_statement(options: Options, _: Settings, database: Database) -> Json:
+    """An account's ledger, newest first."""
+    return await database.rpc(
+        "credit_statement", **owner(options), p_limit=options.limit, p_before=options.before
+    )
+
+
+def format_statement(statement: dict[str, Json]) -> str:
+    """One line per transaction."""
+    return table(
+        statement["entries"],
+        "version",
+        "created_at",
+        "type",
+        "amount",
+        "balance_after",
+        "description",
+    )
+
+
+def owner(options: Options) -> dict[str, uuid.UUID | None]:
+    """Whose account the options name, as arguments of the database functions."""
+    return {"p_user_id": options.user, "p_organization_id": options.organization}
+
+
+# Output -----------------------------------------------------------------------------------------
+
+
+def fields(record: dict[str, Json]) -> str:
+    """One line per member; members of members are indented."""
+    width = max((len(name) for name in record), default=0)
+    lines = []
+    for name, value in record.items():
+        if isinstance(value, dict):
+            lines += [name, *(f"  {line}" for line in fields(value).splitlines())]
+        else:
+            lines.append(f"{name:<{width}}  {text(value)}".rstrip())
+    return "\n".join(lines)
+
+
+def table(rows: Rows, *columns: str) -> str:
+    """Aligned columns under their names."""
+    if not rows:
+        return "(none)"
+    lines = [list(columns), *([text(row.get(column)) for column in columns] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def text(value: object) -> str:
+    """A value on one line."""
+    if value is None:
+        return "-"
+    if isinstance(value, Decimal):
+        return f"{value.normalize():f}"
+    return " ".join(str(value).split())
+
+
+# Arguments --------------------------------------------------------------------------------------
+
+
+def amount(word: str) -> Decimal:
+    """A positive number of credits. Raises ArgumentTypeError."""
+    try:
+        value = Decimal(word)
+    except InvalidOperation:
+        raise argparse.ArgumentTypeError(f"{word!r} is not a number") from None
+    if not value.is_finite() or value <= 0:
+        raise argparse.ArgumentTypeError("must be a positive number of credits")
+    return value
+
+
+def count(word: str) -> int:
+    """A positive whole number. Raises ArgumentTypeError."""
+    if not word.isdecimal() or int(word) == 0:
+        raise argparse.ArgumentTypeError(f"{word!r} is not a positive whole number")
+    return int(word)
+
+
+def moment(word: str) -> datetime:
+    """A date and time with its offset from UTC. Raises ArgumentTypeError."""
+    try:
+        value = datetime.fromisoformat(word)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{word!r} is not an ISO 8601 date and time") from None
+    if value.tzinfo is None:
+        raise argparse.ArgumentTypeError("say which time zone: 2027-01-31T00:00:00Z")
+    return value
+
+
+def identifier(word: str) -> uuid.UUID:
+    """A UUID. Raises ArgumentTypeError."""
+    try:
+        return uuid.UUID(word)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{word!r} is not a UUID") from None
+
+
+def reason(word: str) -> str:
+    """A text that says something. Raises ArgumentTypeError."""
+    if not word.strip():
+        raise argparse.ArgumentTypeError("must not be empty")
+    return word
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Every command with its help."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", help="print JSON instead of text")
+    parser = argparse.ArgumentParser(prog="quernel", description="Operate a Quernel backend.")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def add(
+        to: Commands,
+        name: str,
+        help_: str,
+        action: Action,
+        show: Show = fields,
+    ) -> argparse.ArgumentParser:
+        command = to.add_parser(name, help=help_, description=help_, parents=[common])
+        command.set_defaults(action=action, show=show)
+        return command
+
+    def group(name: str, help_: str) -> Commands:
+        return commands.add_parser(name, help=help_, description=help_).add_subparsers(
+            title="commands", metavar="COMMAND", required=True
+        )
+
+    add(commands, "status", "Show what waits, runs and failed.", show_status, format_status)
+
+    cron = add(commands, "cron", "Run a periodic job now, due or not.", run_job, format_run)
+    which = cron.add_mutually_exclusive_group(required=True)
+    which.add_argument("name", nargs="?", choices=CRON_JOBS, metavar="NAME", help="which job")
+    which.add_argument("--list", action="store_true", help="list the jobs there are")
+
+    tasks = group("tasks", "Look after queued work.")
+    listing = add(tasks, "list", "List tasks, newest first.", list_tasks, format_tasks)
+    listing.add_argument(
+        "--status", choices=("queued", "running", "done", "dead", "cancelled"), help="only these"
+    )
+    listing.add_argument("--kind", help="only tasks of this kind")
+    listing.add_argument("--limit", type=count, default=50, help="at most so many (%(default)s)")
+    listing.add_argument("--before", type=identifier, metavar="ID", help="older than this task")
+    retry = add(tasks, "retry", "Queue a dead task again, with all its attempts.", retry_task)
+    retry.add_argument("id", type=identifier, metavar="ID")
+    cancel = add(tasks, "cancel", "Call a task off; credits held for it return.", cancel_task)
+    cancel.add_argument("id", type=identifier, metavar="ID")
+    cancel.add_argument("--reason", type=reason, required=True, help="kept with the task")
+
+    credits_ = group("credits", "Look at and add to credit accounts.")
+    grant = add(credits_, "grant", "Grant credits.", grant_credits)
+    balance = add(credits_, "balance", "Show what an account has.", show_balance)
+    statement = add(
+        credits_, "statement", "Show an account's ledger.", show_statement, format_statement
+    )
+    for command in (grant, balance, statement):
+        account = command.add_mutually_exclusive_group(required=True)
+        account.add_argument("--user", type=identifier, metavar="ID", help="a user's account")
+        account.add_argument(
+            "--organization", type=identifier, metavar="ID", help="an organization's account"
+        )
+    grant.add_argument("amount", type=amount, metavar="AMOUNT", help="credits, above 0")
+    grant.add_argument("--reason", type=reason, required=True, help="what the owner is told")
+    grant.add_argument("--actor", type=reason, required=True, help="who decides this: your name")
+    grant.add_argument(
+        "--source", choices=GRANT_SOURCES, default="compensation", help="why (%(default)s)"
+    )
+    grant.add_argument(
+        "--expires-at", type=moment, metavar="TIME", help="ISO 8601; never if absent"
+    )
+    grant.add_argument("--key", help="idempotency key: the same one never grants twice")
+    statement.add_argument("--limit", type=count, default=50, help="at most so many (%(default)s)")
+    statement.add_argument(
+        "--before", type=count, metavar="VERSION", help="older than this transaction"
+    )
+    return parser
+
+
+# Running ----------------------------------------------------------------------------------------
+
+
+async def _carry_out(options: Options, settings: Settings) -> Json:
+    database = await Database.open(settings)
+    try:
+        return await options.action(options, settings, database)
+    finally:
+        await database.aclose()
+
+
+def _fail(options: Options, code: str, message: str, facts: dict[str, Json] | None = None) -> int:
+    if options.json:
+        error = {"error": {"code": code, "message": message, **(facts or {})}}
+        print(json.dumps(error).decode(), file=sys.stderr)
+    else:
+        details = "".join(f"\n  {name}: {text(value)}" for name, value in (facts or {}).items())
+        print(f"quernel: {message} ({code}){details}", file=sys.stderr)
+    return 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status. Wrong usage ends the process with status 2."""
+    options = build_parser().parse_args(arguments)
+    if getattr(options, "list", False):
+        options.action, options.show = list_jobs, format_jobs
+    # What goes wrong is said once, below, and not in log lines as well.
+    logging.getLogger("functions").setLevel(logging.CRITICAL)
+    try:
+        result = asyncio.run(_carry_out(options, get_settings()))
+    except SettingsError as error:
+        return _fail(options, "invalid_settings", str(error))
+    except QuernelError as error:
+        return _fail(options, error.code, error.message, error.facts)
+    except CommandFailedError as error:
+        return _fail(options, "command_failed", str(error))
+    print(json.dumps(result).decode() if options.json else options.show(result))
+    return 0
+
+
+def entry() -> NoReturn:
+    """For `python -m functions.cli`."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    entry()

@@ -1,0 +1,117 @@
+"""The only door to the database: one named `backend.*` function per use case.
+
+    database = await Database.open(settings)
+    held = await database.rpc("chat_start", p_user_id=..., p_model=...)
+
+By default the call goes to PostgREST (database_rest.py); when QUERNEL_DATABASE_URL is set, over a
+pooled direct connection (database_direct.py). Both send the same JSON arguments, give the same
+results and raise the same errors. One call is one transaction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import re
+from decimal import Decimal
+from typing import Self
+
+from functions.core import json
+from functions.core.database_direct import DirectTransport
+from functions.core.database_errors import DatabaseError, translate
+from functions.core.database_rest import RestTransport
+from functions.core.database_transport import Call, Transport
+from functions.core.errors import InvalidRequestError
+from functions.core.json import Json
+from functions.core.logging import log_event
+from functions.core.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+MAX_ATTEMPTS = 3
+"""Calls per rpc() when Postgres rolled back because of a deadlock or serialization conflict."""
+
+RETRY_BASE_SECONDS = 0.02
+"""Upper bound of the random wait before the second attempt; doubles for each further one."""
+
+_JITTER = random.SystemRandom()
+_FUNCTION_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
+_PARAMETER_NAME = re.compile(r"p_[a-z0-9_]{1,61}")
+
+
+class Database:
+    """Calls database functions. One per process, shared by all requests."""
+
+    def __init__(self, transport: Transport, timeout_seconds: float) -> None:
+        self._transport = transport
+        self._timeout_seconds = timeout_seconds
+
+    @classmethod
+    async def open(cls, settings: Settings) -> Self:
+        """Choose the transport and prepare it; does not wait for the database to answer.
+
+        Raises SettingsError when neither QUERNEL_SUPABASE_SECRET_KEY nor QUERNEL_DATABASE_URL is
+        set.
+        """
+        transport: Transport
+        if settings.database_url is not None:
+            transport = await DirectTransport.open(settings)
+        else:
+            transport = RestTransport.open(settings)
+        return cls(transport, settings.database_timeout_seconds)
+
+    async def aclose(self) -> None:
+        """Close every connection; calls in flight fail."""
+        await self._transport.aclose()
+
+    async def rpc(self, function: str, /, **arguments: Json) -> Json:
+        """Call `backend.<function>` and return its JSON result, numbers with a fraction as Decimal.
+
+        Arguments are named `p_...`; one that is left out takes the default of the SQL function.
+        UUID, datetime, Decimal, dict and list are accepted.
+
+        Raises QuernelError: what the function refused, with its own code and status; 400
+        `invalid_text` for text that Postgres cannot store; 503 `database_unavailable` or
+        `database_timeout`; 500 `internal_error`.
+        """
+        if not _FUNCTION_NAME.fullmatch(function):
+            raise ValueError(f"not a function name: {function!r}")
+        for name in arguments:
+            if not _PARAMETER_NAME.fullmatch(name):
+                raise ValueError(f"not a parameter name: {name!r}")
+        # Text is exact where a JSON number might not be; Postgres reads either as numeric.
+        exact = {
+            name: format(value, "f") if isinstance(value, Decimal) else value
+            for name, value in arguments.items()
+        }
+        try:
+            encoded = json.dumps_storable(exact)
+        except json.UnstorableTextError:
+            raise InvalidRequestError(
+                "invalid_text", "Text must not contain NUL characters or unpaired surrogates."
+            ) from None
+        return await self._call(Call(function, tuple(arguments), encoded))
+
+    async def _call(self, call: Call) -> Json:
+        attempt = 1
+        while True:
+            try:
+                async with asyncio.timeout(self._timeout_seconds):
+                    return await self._transport.call(call)
+            except TimeoutError:
+                failure = DatabaseError("client_timeout", "no answer in time")
+            except DatabaseError as caught:
+                failure = caught
+            if failure.is_retryable and attempt < MAX_ATTEMPTS:
+                log_event(
+                    logger,
+                    logging.INFO,
+                    "database retry",
+                    rpc=call.function,
+                    sqlstate=failure.sqlstate,
+                )
+                await asyncio.sleep(_JITTER.uniform(0, RETRY_BASE_SECONDS * 2 ** (attempt - 1)))
+                attempt += 1
+                continue
+            raise translate(failure, call.function)

@@ -1,0 +1,92 @@
+"""What a process opens when it starts and closes when it ends, shared by all requests."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import TypeAlias
+
+import aiohttp
+import httpx
+import stripe
+from fastapi import FastAPI
+from pydantic import SecretStr
+
+from functions.core.auth import AccessTokenVerifier, Authenticator
+from functions.core.database import Database
+from functions.core.health import Readiness
+from functions.core.http import SafeClient
+from functions.core.http_session import USER_AGENT, open_session
+from functions.core.jwks import KeySet
+from functions.core.settings import STRIPE_API_VERSION, Settings
+
+STRIPE_RETRIES = 2
+"""Stripe's library repeats only what is safe to repeat: it sends an idempotency key with each."""
+
+Lifespan: TypeAlias = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+
+def lifespan(settings: Settings) -> Lifespan:
+    """Fill `app.state` with database, upstream, stripe, authenticator and safe_client."""
+
+    @asynccontextmanager
+    async def run(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            database = await Database.open(settings)
+            stack.push_async_callback(database.aclose)
+            safe_client = SafeClient()
+            stack.push_async_callback(safe_client.aclose)
+            keys = None
+            if settings.jwks_url is not None:
+                client = httpx.AsyncClient(trust_env=False, headers={"User-Agent": USER_AGENT})
+                keys = KeySet(settings.jwks_url, await stack.enter_async_context(client))
+            upstream = open_upstream(settings)
+            if upstream is not None:
+                stack.push_async_callback(upstream.close)
+            app.state.database = database
+            app.state.readiness = Readiness(database)
+            app.state.safe_client = safe_client
+            app.state.upstream = upstream
+            app.state.stripe, http_client = open_stripe(settings)
+            if http_client is not None:
+                stack.push_async_callback(http_client.close_async)
+            app.state.authenticator = Authenticator([AccessTokenVerifier(settings, keys)])
+            yield
+
+    return run
+
+
+def open_upstream(settings: Settings) -> aiohttp.ClientSession | None:
+    """The client of the model server; None while QUERNEL_LLM_URL is not set."""
+    if settings.llm_url is None:
+        return None
+    headers = {"Content-Type": "application/json"}
+    if settings.llm_api_key is not None:
+        headers["Authorization"] = f"Bearer {_value(settings.llm_api_key)}"
+    return open_session(
+        headers=headers,
+        max_connections=settings.llm_max_connections,
+        connect_seconds=settings.llm_connect_timeout_seconds,
+        silence_seconds=settings.llm_timeout_seconds,
+    )
+
+
+def open_stripe(
+    settings: Settings,
+) -> tuple[stripe.StripeClient | None, stripe.HTTPXClient | None]:
+    """Stripe's client on the pinned API version, and its connections; None without a key."""
+    if settings.stripe_secret_key is None:
+        return None, None
+    http_client = stripe.HTTPXClient(timeout=settings.stripe_timeout_seconds)
+    client = stripe.StripeClient(
+        _value(settings.stripe_secret_key),
+        stripe_version=STRIPE_API_VERSION,
+        base_addresses={"api": settings.stripe_api_base} if settings.stripe_api_base else {},
+        max_network_retries=STRIPE_RETRIES,
+        http_client=http_client,
+    )
+    return client, http_client
+
+
+def _value(secret: SecretStr) -> str:
+    return secret.get_secret_value()

@@ -1,0 +1,254 @@
+"""The one typed Settings: the only place that reads the environment.
+
+Every setting is a variable `QUERNEL_<NAME>` listed in `.env.example` and `docs/settings.md`. The
+defaults suit `make dev`. A feature whose secret or address is missing is switched off, and
+production refuses to start on placeholders instead of running with them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+STRIPE_API_VERSION = "2026-10-28.endive"
+"""Version of Stripe's API: of our requests, and of the webhook endpoint that an operator makes."""
+
+LOCAL_ORIGINS = ("http://localhost:3000", "http://127.0.0.1:3000")
+"""Browser origins allowed in local and test while `allowed_origins` is not set."""
+
+JWT_SECRET_MIN_BYTES = 32
+"""An HS256 key must be at least as long as its hash (RFC 7518 section 3.2)."""
+
+API_KEY_MIN_CHARACTERS = 24
+"""Keys of Supabase and Stripe are longer than this; what people type for a test is not."""
+
+_PLACEHOLDER = re.compile(
+    r"change[-_ ]?me|replace[-_ ]?me|super-secret-jwt-token|^<.*>$|(?<![a-z0-9])x{3,}$"
+    r"|(?<![a-z0-9])(?:your|example|dummy|todo|placeholder)(?![a-z0-9])",
+    re.IGNORECASE,
+)
+"""What people write where a value is to come.
+
+Anchored at word ends: random keys must not match by accident.
+"""
+
+_COMMON_PASSWORDS = frozenset(
+    {"", "postgres", "password", "secret", "supabase", "admin", "quernel"}
+)
+
+
+class SettingsError(Exception):
+    """The environment does not make a valid configuration.
+
+    The message names the variables, never their values.
+    """
+
+
+def _split(value: object) -> object:
+    return (
+        [part.strip() for part in value.split(",") if part.strip()]
+        if isinstance(value, str)
+        else value
+    )
+
+
+def _blank_is_none(value: object) -> object:
+    return None if isinstance(value, str) and not value.strip() else value
+
+
+def _base_url(value: object) -> object:
+    """An absolute HTTP URL without credentials, query or fragment; a trailing slash is dropped."""
+    if not isinstance(value, str):
+        return value
+    parts = urlsplit(value.strip())
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("must be an absolute http(s) URL")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise ValueError("must not carry credentials, a query or a fragment")
+    return value.strip().rstrip("/")
+
+
+Url = Annotated[str, BeforeValidator(_base_url)]
+OptionalUrl = Annotated[str | None, BeforeValidator(_base_url), BeforeValidator(_blank_is_none)]
+OptionalText = Annotated[str | None, BeforeValidator(_blank_is_none)]
+OptionalSecret = Annotated[SecretStr | None, BeforeValidator(_blank_is_none)]
+CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+Seconds = Annotated[float, Field(gt=0, le=3600)]
+
+
+class Settings(BaseSettings):
+    """Configuration of one process. Immutable; `repr`, `str` and `model_dump` show no secret."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="QUERNEL_",
+        frozen=True,
+        extra="ignore",
+        hide_input_in_errors=True,
+    )
+
+    environment: Literal["local", "test", "staging", "production"] = "local"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    # The web app
+    public_url: Url = "http://127.0.0.1:54330"
+    allowed_origins: Annotated[CommaSeparated | None, BeforeValidator(_blank_is_none)] = None
+    max_body_bytes: Annotated[int, Field(ge=1024)] = 4 * 1024 * 1024
+
+    # Supabase
+    supabase_url: Url = "http://127.0.0.1:54321"
+    supabase_publishable_key: OptionalText = None
+    supabase_secret_key: OptionalSecret = None
+    supabase_jwt_secret: OptionalSecret = None
+    supabase_jwks_url: OptionalUrl = None
+    jwt_audience: str = "authenticated"
+    jwt_issuer: OptionalText = None
+
+    # The database: PostgREST unless a URL selects the pooled direct connection
+    database_url: OptionalSecret = None
+    database_timeout_seconds: Seconds = 10.0
+    database_max_connections: Annotated[int, Field(ge=1, le=500)] = 16
+
+    # Chat upstream: any OpenAI-compatible server
+    llm_url: OptionalUrl = None
+    llm_api_key: OptionalSecret = None
+    llm_connect_timeout_seconds: Seconds = 5.0
+    llm_timeout_seconds: Seconds = 120.0
+    llm_max_connections: Annotated[int, Field(ge=1)] = 512
+
+    # Stripe
+    stripe_secret_key: OptionalSecret = None
+    stripe_webhook_secret: OptionalSecret = None
+    stripe_api_base: OptionalUrl = None
+    stripe_timeout_seconds: Seconds = 20.0
+
+    @property
+    def is_deployed(self) -> bool:
+        """Whether strangers can reach this process: staging and production."""
+        return self.environment in ("staging", "production")
+
+    @property
+    def browser_origins(self) -> tuple[str, ...]:
+        """Origins that browser clients may call from."""
+        if self.allowed_origins is not None:
+            return self.allowed_origins
+        return () if self.is_deployed else LOCAL_ORIGINS
+
+    @property
+    def jwks_url(self) -> str | None:
+        """Where the project's public signing keys are.
+
+        The well-known address of the project unless one is set. None where only a shared secret is
+        configured.
+        """
+        if self.supabase_jwks_url is not None:
+            return self.supabase_jwks_url
+        if self.supabase_jwt_secret is not None:
+            return None
+        return f"{self.supabase_url}/auth/v1/.well-known/jwks.json"
+
+    @model_validator(mode="after")
+    def _refuse_the_unsafe(self) -> Self:
+        if self.is_deployed:
+            problems = list(_problems(self))
+            if problems:
+                raise ValueError("; ".join(problems))
+        return self
+
+
+def _problems(settings: Settings) -> Iterator[str]:
+    """What must not reach a deployment; sentences that name the variable, never its value."""
+    where = settings.environment
+    for name, value in _texts(settings):
+        if _PLACEHOLDER.search(value):
+            yield f"{_variable(name)} is a placeholder"
+    for name in ("public_url", "supabase_url", "supabase_jwks_url", "llm_url", "stripe_api_base"):
+        url: str | None = getattr(settings, name)
+        if url is not None and not url.startswith("https://"):
+            yield f"{_variable(name)} must be https in {where}"
+    if "*" in settings.browser_origins:
+        yield f"{_variable('allowed_origins')} must list origins; * allows every site"
+    yield from _credential_problems(settings)
+
+
+def _credential_problems(settings: Settings) -> Iterator[str]:
+    if settings.supabase_secret_key is None and settings.database_url is None:
+        yield f"{_variable('supabase_secret_key')} or {_variable('database_url')} is required"
+    if (key := _reveal(settings.supabase_secret_key)) and len(key) < API_KEY_MIN_CHARACTERS:
+        yield f"{_variable('supabase_secret_key')} is too short to be a key of Supabase"
+    if (key := _reveal(settings.supabase_jwt_secret)) and len(key.encode()) < JWT_SECRET_MIN_BYTES:
+        yield f"{_variable('supabase_jwt_secret')} is shorter than {JWT_SECRET_MIN_BYTES} bytes"
+    if url := _reveal(settings.database_url):
+        password = _password(url)
+        if password is not None and password.lower() in _COMMON_PASSWORDS:
+            yield f"{_variable('database_url')} has a well-known password"
+    if (settings.stripe_secret_key is None) != (settings.stripe_webhook_secret is None):
+        yield (
+            f"{_variable('stripe_secret_key')} and {_variable('stripe_webhook_secret')} "
+            "belong together: one without the other takes money and grants nothing"
+        )
+    if key := _reveal(settings.stripe_secret_key):
+        if settings.environment == "production" and "_test_" in key:
+            yield f"{_variable('stripe_secret_key')} is a test key"
+        if len(key) < API_KEY_MIN_CHARACTERS:
+            yield f"{_variable('stripe_secret_key')} is too short to be a key of Stripe"
+    if (key := _reveal(settings.stripe_webhook_secret)) and (
+        not key.startswith("whsec_") or len(key) < API_KEY_MIN_CHARACTERS
+    ):
+        yield f"{_variable('stripe_webhook_secret')} is not a signing secret of Stripe (whsec_…)"
+
+
+def _texts(settings: Settings) -> Iterator[tuple[str, str]]:
+    for name in Settings.model_fields:
+        value = getattr(settings, name)
+        if isinstance(value, SecretStr):
+            yield name, value.get_secret_value()
+        elif isinstance(value, str):
+            yield name, value
+
+
+def _reveal(secret: SecretStr | None) -> str | None:
+    return None if secret is None else secret.get_secret_value()
+
+
+def _password(url: str) -> str | None:
+    """The password inside a database URL.
+
+    None when it has none or is a key=value connection string.
+    """
+    try:
+        return urlsplit(url).password
+    except ValueError:
+        return None
+
+
+def _variable(field: str) -> str:
+    return f"QUERNEL_{field.upper()}"
+
+
+def load_settings(env_file: str | None = None) -> Settings:
+    """Read the environment, and `env_file` below it.
+
+    Raises SettingsError naming each wrong variable.
+    """
+    try:
+        return Settings(_env_file=env_file)
+    except ValidationError as error:
+        complaints = [_complaint(detail["loc"], detail["msg"]) for detail in error.errors()]
+        raise SettingsError("Configuration refused: " + "; ".join(complaints)) from None
+
+
+def _complaint(location: tuple[int | str, ...], message: str) -> str:
+    message = message.removeprefix("Value error, ")
+    return f"{_variable(str(location[0]))} {message}" if location else message
+
+
+@lru_cache(maxsize=1)
+def get_settings() -> Settings:
+    """The settings of this process: the environment, and a `.env` file where there is one."""
+    return load_settings(".env")

@@ -1,0 +1,1 @@
+"""Tasks: runs what the database has queued to happen after a commit."""
