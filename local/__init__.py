@@ -1,0 +1,1 @@
+"""The embedded stack: everything `make dev`, `make demo` and `make test` need, without Docker."""

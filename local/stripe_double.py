@@ -1,0 +1,297 @@
+"""A stand-in for Stripe's API: the calls Quernel makes, answered from memory in Stripe's shapes.
+
+    python -m local.stripe_double --port 54350 --webhook-url http://127.0.0.1:54330/billing/webhooks/stripe
+
+It keeps Stripe's promises that billing relies on: an idempotency key repeats the first answer,
+refuses other parameters, and answers 409 while the first request runs; unknown parameters, prices
+and customers are refused; a secret key is required. Its checkout page says that no money moves, and
+its button pays and delivers the signed event. It records every request it gets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import html
+import os
+import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import parse_qsl
+
+import httpx
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from local.processes import LOOPBACK, free_port
+from local.stripe_world import StripeObject, World, signed
+
+PARAMETERS = {
+    "customers": {"email", "name", "metadata"},
+    "checkout/sessions": {
+        "adaptive_pricing",
+        "cancel_url",
+        "client_reference_id",
+        "customer",
+        "line_items",
+        "metadata",
+        "mode",
+        "payment_intent_data",
+        "success_url",
+    },
+}
+READABLE = {"checkout/sessions", "charges", "customers", "disputes", "refunds"}
+_KEY = re.compile(r"Bearer (?:sk|rk)_test_\w+")
+_PART = re.compile(r"[^\[\]]+")
+
+PAGE = """<!doctype html><meta charset="utf-8"><title>Simulated checkout</title>
+<h1>Simulated checkout</h1><p>{amount} {currency}. No money moves here.</p>
+<form method="post"><button>Pay (simulated)</button></form>
+<p><a href="{cancel}">Turn back</a></p>"""
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """One API request."""
+
+    method: str
+    path: str
+    params: dict[str, Any]
+    headers: dict[str, str]
+
+
+@dataclass
+class _Kept:
+    """What is known of an idempotency key."""
+
+    call: tuple[str, str]
+    status: int | None = None
+    body: bytes = b""
+
+
+@dataclass
+class StripeDouble:
+    """The server and the account behind it."""
+
+    url: str
+    world: World = field(default_factory=World)
+    webhook_url: str | None = None
+    webhook_secret: str | None = None
+    latency_seconds: float = 0.0
+    failures: list[int] = field(default_factory=list)
+    """HTTP statuses that the next requests are answered with, one each."""
+
+    requests: list[Recorded] = field(default_factory=list)
+    _kept: dict[str, _Kept] = field(default_factory=dict)
+    _completed: dict[str, StripeObject] = field(default_factory=dict)
+
+    def made(self, path: str) -> list[Recorded]:
+        """The POST requests that were sent to a path."""
+        return [r for r in self.requests if r.method == "POST" and r.path == path]
+
+    def app(self) -> Starlette:
+        """The API and the checkout page."""
+        return Starlette(
+            routes=[
+                Route("/c/pay/{id}", self._page, methods=["GET"]),
+                Route("/c/pay/{id}", self._pay, methods=["POST"]),
+                Route("/v1/{path:path}", self._api, methods=["GET", "POST"]),
+            ]
+        )
+
+    # The API ---------------------------------------------------------------------------------
+
+    async def _api(self, request: Request) -> Response:
+        body = (await request.body()).decode()
+        path = request.url.path
+        params = _nested(body if request.method == "POST" else request.url.query)
+        self.requests.append(Recorded(request.method, path, params, dict(request.headers)))
+        if not _KEY.fullmatch(request.headers.get("authorization", "")):
+            return _error(401, "invalid_request_error", "Invalid API Key provided.")
+        if self.failures:
+            return _error(self.failures.pop(0), "api_error", "Something went wrong on our end.")
+        key = request.headers.get("idempotency-key")
+        if request.method == "GET" or key is None:
+            await asyncio.sleep(self.latency_seconds)
+            return self._answer(request.method, path, params)
+        return await self._once(key, path, body, params)
+
+    async def _once(self, key: str, path: str, body: str, params: dict[str, Any]) -> Response:
+        kept = self._kept.get(key)
+        if kept is not None:
+            if kept.call != (path, body):
+                return _error(
+                    400,
+                    "idempotency_error",
+                    "Keys for idempotent requests can only be used with the same parameters.",
+                )
+            if kept.status is None:
+                return _error(409, "invalid_request_error", "Key in use.", "idempotency_key_in_use")
+            return Response(
+                kept.body,
+                kept.status,
+                {"Idempotent-Replayed": "true"},
+                media_type="application/json",
+            )
+        kept = self._kept[key] = _Kept((path, body))
+        await asyncio.sleep(self.latency_seconds)
+        answer = self._answer("POST", path, params)
+        if (
+            answer.status_code == HTTPStatus.BAD_REQUEST
+        ):  # refused before anything ran: the key stays free
+            del self._kept[key]
+        else:
+            kept.status, kept.body = answer.status_code, bytes(answer.body)
+        return answer
+
+    def _answer(self, method: str, path: str, params: dict[str, Any]) -> Response:
+        resource = path.removeprefix("/v1/")
+        if method == "POST" and resource in PARAMETERS:
+            unknown = params.keys() - PARAMETERS[resource]
+            if unknown:
+                return _error(
+                    400,
+                    "invalid_request_error",
+                    f"Received unknown parameter: {min(unknown)}",
+                    "parameter_unknown",
+                )
+            return self._create(resource, params)
+        folder, _, object_id = resource.rpartition("/")
+        if method == "GET" and folder in READABLE:
+            return self._found(object_id)
+        if method == "POST" and folder.startswith("checkout/sessions/") and object_id == "expire":
+            return self._found(folder.removeprefix("checkout/sessions/"), expire=True)
+        return _error(404, "invalid_request_error", f"Unrecognized request URL ({method}: {path}).")
+
+    def _create(self, resource: str, params: dict[str, Any]) -> Response:
+        if resource == "customers":
+            return JSONResponse(self.world.customer(**params))
+        if params.get("customer") not in self.world.objects:
+            return _missing("customer")
+        try:
+            return JSONResponse(self.world.session(self.url, params))
+        except KeyError as error:
+            return _error(400, "invalid_request_error", f"Missing required param: {error.args[0]}.")
+        except LookupError:
+            return _missing("line_items[0][price]")
+
+    def _found(self, object_id: str, *, expire: bool = False) -> Response:
+        try:
+            found = self.world.expire(object_id) if expire else self.world.get(object_id)
+        except KeyError:
+            return _missing("id", 404)
+        return JSONResponse(found)
+
+    # The checkout page -----------------------------------------------------------------------
+
+    async def _page(self, request: Request) -> Response:
+        session = self.world.get(request.path_params["id"])
+        return HTMLResponse(
+            PAGE.format(
+                amount=f"{session['amount_total'] / 100:.2f}",
+                currency=html.escape(session["currency"].upper()),
+                cancel=html.escape(session["cancel_url"] or "", quote=True),
+            )
+        )
+
+    async def _pay(self, request: Request) -> Response:
+        session_id = request.path_params["id"]
+        session = self.world.get(session_id)
+        # A second click pays nothing; it delivers the same event again, as Stripe also may.
+        event = self._completed.get(session_id)
+        if event is None and session["status"] == "open":
+            session = self.world.pay(session_id)
+            event = self.world.event("checkout.session.completed", session)
+            self._completed[session_id] = event
+        if event is None:
+            return HTMLResponse("This checkout has ended.", HTTPStatus.GONE)
+        await self.deliver(event)
+        back = session["success_url"].replace("{CHECKOUT_SESSION_ID}", session_id)
+        return RedirectResponse(back, status_code=HTTPStatus.SEE_OTHER)
+
+    async def deliver(self, event: dict[str, Any]) -> int | None:
+        """Send an event to the webhook as Stripe does; its status, None without a webhook."""
+        if self.webhook_url is None or self.webhook_secret is None:
+            return None
+        body, headers = signed(event, self.webhook_secret)
+        async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
+            answer = await client.post(self.webhook_url, content=body, headers=headers)
+        return answer.status_code
+
+
+def _nested(encoded: str) -> dict[str, Any]:
+    """Decode `a[b][0][c]=1`, as Stripe's libraries write parameters."""
+    root: dict[str, Any] = {}
+    for name, value in parse_qsl(encoded, keep_blank_values=True):
+        parts = _PART.findall(name)
+        target = root
+        for part in parts[:-1]:
+            target = target.setdefault(part, {})
+        target[parts[-1]] = value
+    return {name: _lists(value) for name, value in root.items()}
+
+
+def _lists(value: Any) -> Any:  # noqa: ANN401 - JSON
+    if not isinstance(value, dict):
+        return value
+    members = {name: _lists(member) for name, member in value.items()}
+    if members and all(name.isdigit() for name in members):
+        return [members[name] for name in sorted(members, key=int)]
+    return members
+
+
+def _error(status: int, kind: str, message: str, code: str | None = None) -> Response:
+    error = {"type": kind, "message": message} | ({"code": code} if code else {})
+    return JSONResponse({"error": error}, status, {"Request-Id": "req_double"})
+
+
+def _missing(param: str, status: int = 400) -> Response:
+    return _error(status, "invalid_request_error", f"No such {param}.", "resource_missing")
+
+
+@contextmanager
+def serve() -> Iterator[StripeDouble]:
+    """A double on a free port, in a thread, for the length of a block."""
+    port = free_port()
+    double = StripeDouble(url=f"http://{LOOPBACK}:{port}")
+    server = uvicorn.Server(
+        uvicorn.Config(double.app(), host=LOOPBACK, port=port, log_level="warning", lifespan="off")
+    )
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 10
+    while not server.started:
+        if not thread.is_alive() or time.monotonic() > deadline:
+            raise RuntimeError("the Stripe double did not start")
+        time.sleep(0.01)
+    try:
+        yield double
+    finally:
+        server.should_exit = True
+        thread.join(timeout=10)
+
+
+def main() -> None:
+    """Serve until interrupted; the signing secret comes from QUERNEL_STRIPE_WEBHOOK_SECRET."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--port", type=int, default=54350)
+    parser.add_argument("--webhook-url")
+    options = parser.parse_args()
+    double = StripeDouble(
+        url=f"http://{LOOPBACK}:{options.port}",
+        webhook_url=options.webhook_url,
+        webhook_secret=os.environ.get("QUERNEL_STRIPE_WEBHOOK_SECRET"),
+    )
+    uvicorn.run(double.app(), host=LOOPBACK, port=options.port, log_level="warning")
+
+
+if __name__ == "__main__":
+    main()
