@@ -1,0 +1,1 @@
+"""`make bench`: figures as ratios to something measured in the same run."""

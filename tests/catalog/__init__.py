@@ -1,0 +1,1 @@
+"""Providers, models and what people prefer among them."""

@@ -1,0 +1,1 @@
+"""Each query of sql/checks finds what it is there to find."""

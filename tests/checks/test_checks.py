@@ -1,0 +1,333 @@
+"""Every check of data is empty over healthy data and names the row that somebody damaged.
+
+Checks of structure (0xx) are tested in tests/security/test_structure_checks.py, alike.
+
+The damage is done by a superuser inside a transaction that is rolled back. It goes past the
+ledger's functions, but through the tables' constraints: what those refuse needs no check.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.checks.queries import check_files, data_checks, findings
+from tests.credits.ledger import Ledger, Payer, one
+
+Damage = Callable[["Scene"], str]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """An organization that was granted 100 credits, spent 30, was refunded 5, and holds 20."""
+
+    db: psycopg.Connection
+    payer: Payer
+    lot_id: str
+    settled_id: str
+    active_id: str
+
+    def execute(self, query: str, *parameters: Any) -> None:
+        """Changes exactly one row."""
+        assert self.db.execute(query.encode(), parameters).rowcount == 1
+
+    def add_transaction(self, **columns: Any) -> str:
+        """Inserts a ledger row as no function would; its id."""
+        values = {
+            "id": str(uuid.uuid4()),
+            "account_id": self.payer.account_id,
+            "version": 1_000_000,
+            "operation": "grant",
+            "type": "bonus",
+            "amount": 1,
+            "balance_after": 1,
+        } | columns
+        names, places = ", ".join(values), ", ".join(["%s"] * len(values))
+        query = f"insert into public.credit_transactions ({names}) values ({places})"  # noqa: S608
+        self.execute(query, *values.values())
+        return str(values["id"])
+
+    def add_task(self, **columns: Any) -> str:
+        """Inserts a task; expressions of SQL for times."""
+        values = {"kind": "'test_check'", "status": "'queued'", "run_after": "now()"} | columns
+        names, expressions = ", ".join(values), ", ".join(values.values())
+        query = f"insert into private.tasks ({names}) values ({expressions}) returning id::text"  # noqa: S608
+        return str(one(self.db, query))
+
+    def add_running_task(self, leased_until: str, **columns: Any) -> str:
+        return self.add_task(
+            status="'running'",
+            attempts="1",
+            started_at="now()",
+            lease_token="gen_random_uuid()",
+            leased_until=leased_until,
+            leased_by="'somebody'",
+            **columns,
+        )
+
+
+DAMAGE: dict[str, Damage] = {}
+
+
+def found_by(check: str) -> Callable[[Damage], Damage]:
+    """Registers what a check must find; the function returns the subject it names."""
+
+    def register(damage: Damage) -> Damage:
+        DAMAGE[check] = damage
+        return damage
+
+    return register
+
+
+@pytest.fixture
+def scene(ledger: Ledger) -> Scene:
+    payer = ledger.new_organization()
+    lot_id = ledger.grant(payer, 100)["lot_id"]
+    settled_id = ledger.spend(payer, 30)
+    ledger.refund(settled_id, 5)
+    active_id = ledger.hold(payer, 20, p_seconds=3600)["hold_id"]
+    return Scene(ledger.admin, payer, lot_id, settled_id, active_id)
+
+
+@pytest.mark.parametrize("name", data_checks())
+def test_check_finds_the_damage_and_nothing_before(scene: Scene, name: str) -> None:
+    assert name in DAMAGE, f"tell this file what {name} must find"
+    with scene.db.transaction(force_rollback=True):
+        assert findings(scene.db, [scene.payer.account_id]) == []
+        subject = DAMAGE[name](scene)
+        cursor = scene.db.execute(check_files()[name].encode())
+        assert cursor.description is not None
+        assert [column.name for column in cursor.description] == ["subject", "detail"]
+        assert [column.type_display for column in cursor.description] == ["text", "jsonb"]
+        details = [detail for found, detail in cursor.fetchall() if found == subject]
+    assert details, f"{name} does not see the damage"
+    assert all(isinstance(detail, dict) and detail for detail in details)
+
+
+def test_every_damage_has_its_check() -> None:
+    assert DAMAGE.keys() == data_checks().keys()
+
+
+@pytest.mark.parametrize("name", data_checks())
+def test_check_says_what_it_means_and_how_to_mend_it(name: str) -> None:
+    first, second, *_ = check_files()[name].splitlines()
+    assert first.startswith("-- ")
+    assert first.endswith(".")
+    assert second.startswith("-- Mend: ")
+
+
+# The ledger --------------------------------------------------------------------------------------
+
+
+@found_by("101_balance_is_lots_less_debt")
+def _(scene: Scene) -> str:
+    scene.execute(
+        "update public.credit_lots set remaining = remaining + 1 where id = %s", scene.lot_id
+    )
+    return scene.payer.account_id
+
+
+@found_by("102_balance_is_the_sum_of_transactions")
+def _(scene: Scene) -> str:
+    scene.execute(
+        "update public.credit_accounts set balance = balance + 1 where id = %s",
+        scene.payer.account_id,
+    )
+    return scene.payer.account_id
+
+
+@found_by("103_held_is_the_sum_of_active_holds")
+def _(scene: Scene) -> str:
+    scene.execute(
+        "update public.credit_accounts set held = 0, active_holds = 0 where id = %s",
+        scene.payer.account_id,
+    )
+    return scene.payer.account_id
+
+
+@found_by("104_lots_are_the_sum_of_their_movements")
+def _(scene: Scene) -> str:
+    scene.execute(
+        "update public.credit_lots set remaining = remaining - 1 where id = %s", scene.lot_id
+    )
+    return scene.lot_id
+
+
+@found_by("105_a_transaction_is_its_lots_less_debt")
+def _(scene: Scene) -> str:
+    return scene.add_transaction(lot_ids=[scene.lot_id], lot_amounts=[2])
+
+
+@found_by("106_transactions_form_an_unbroken_chain")
+def _(scene: Scene) -> str:
+    # The right number but not the balance the one before it ended at.
+    version = one(
+        scene.db, "select version from public.credit_accounts where id = %s", scene.payer.account_id
+    )
+    scene.execute(
+        "update public.credit_accounts set version = version + 1 where id = %s",
+        scene.payer.account_id,
+    )
+    scene.add_transaction(version=version + 1, balance_after=1_000)
+    return scene.payer.account_id
+
+
+@found_by("107_every_settlement_has_its_transaction")
+def _(scene: Scene) -> str:
+    # The hold was charged a second time.
+    scene.add_transaction(
+        operation="settle", type="usage", amount=-30, reference_id=scene.settled_id
+    )
+    return scene.settled_id
+
+
+@found_by("108_debt_exists_only_when_nothing_is_unheld")
+def _(scene: Scene) -> str:
+    scene.execute(
+        "update public.credit_accounts set debt = 5, balance = balance - 5 where id = %s",
+        scene.payer.account_id,
+    )
+    return scene.payer.account_id
+
+
+@found_by("109_debt_comes_from_clawbacks_and_late_settlements")
+def _(scene: Scene) -> str:
+    return scene.add_transaction(operation="expire", type="expiry", amount=-1, debt_change=1)
+
+
+@found_by("110_held_credits_are_backed_by_lots")
+def _(scene: Scene) -> str:
+    scene.execute("update public.credit_lots set remaining = 1 where id = %s", scene.lot_id)
+    return scene.payer.account_id
+
+
+@found_by("111_members_hold_what_their_holds_say")
+def _(scene: Scene) -> str:
+    scene.execute(
+        "update private.member_spending set held = 0 where organization_id = %s",
+        scene.payer.organization_id,
+    )
+    return f"{scene.payer.organization_id}/{scene.payer.user}"
+
+
+@found_by("112_clawbacks_match_their_lots")
+def _(scene: Scene) -> str:
+    scene.execute("update public.credit_lots set clawed_back = 7 where id = %s", scene.lot_id)
+    return scene.lot_id
+
+
+@found_by("113_expired_lots_are_swept")
+def _(scene: Scene) -> str:
+    scene.execute(
+        "update public.credit_lots set expires_at = now() - interval '2 hours' where id = %s",
+        scene.lot_id,
+    )
+    return scene.payer.account_id
+
+
+@found_by("114_holds_past_their_deadline_are_reaped")
+def _(scene: Scene) -> str:
+    scene.execute(
+        "update private.credit_holds set created_at = now() - interval '3 hours',"
+        " deadline = now() - interval '2 hours' where id = %s",
+        scene.active_id,
+    )
+    return scene.active_id
+
+
+@found_by("115_refunds_match_their_holds")
+def _(scene: Scene) -> str:
+    scene.execute(
+        "update private.credit_holds set refunded_amount = 0 where id = %s", scene.settled_id
+    )
+    return scene.settled_id
+
+
+@found_by("116_lifetime_counters_match_the_ledger")
+def _(scene: Scene) -> str:
+    scene.execute(
+        "update public.credit_accounts set lifetime_spent = lifetime_spent + 1 where id = %s",
+        scene.payer.account_id,
+    )
+    return scene.payer.account_id
+
+
+@found_by("117_expired_credits_match_their_lots")
+def _(scene: Scene) -> str:
+    scene.execute("update public.credit_lots set expired = 1 where id = %s", scene.lot_id)
+    return scene.lot_id
+
+
+# Usage -------------------------------------------------------------------------------------------
+
+
+@found_by("201_every_hold_has_its_usage_row")
+def _(scene: Scene) -> str:
+    scene.execute("delete from public.usage_logs where id = %s", scene.active_id)
+    return scene.active_id
+
+
+# Tasks -------------------------------------------------------------------------------------------
+
+
+@found_by("301_running_tasks_have_a_live_worker")
+def _(scene: Scene) -> str:
+    return scene.add_running_task("now() - interval '2 hours'")
+
+
+@found_by("302_due_tasks_are_taken")
+def _(scene: Scene) -> str:
+    return scene.add_task(run_after="now() - interval '25 hours'")
+
+
+@found_by("303_work_in_progress_keeps_its_hold")
+def _(scene: Scene) -> str:
+    scene.execute(
+        "update private.credit_holds set deadline = now() + interval '1 minute' where id = %s",
+        scene.active_id,
+    )
+    return scene.add_running_task("now() + interval '10 minutes'", hold_id=f"'{scene.active_id}'")
+
+
+@found_by("304_given_up_tasks_hold_no_credits")
+def _(scene: Scene) -> str:
+    return scene.add_task(status="'cancelled'", finished_at="now()", hold_id=f"'{scene.active_id}'")
+
+
+@found_by("305_cron_jobs_run")
+def _(scene: Scene) -> str:
+    scene.execute(
+        "insert into private.cron_jobs (name, interval_seconds, due_at)"
+        " values ('test_check', 60, now() - interval '1 day')"
+    )
+    return "test_check"
+
+
+# Billing -----------------------------------------------------------------------------------------
+
+
+@found_by("401_reversals_are_clawed_back")
+def _(scene: Scene) -> str:
+    query = (
+        "insert into public.credit_purchases (account_id, pack_id, credits, price_minor, currency,"
+        " status, lot_id, paid_at, amount_refunded_minor)"
+        " select %s, p.id, 100, 500, 'eur', 'refunded', %s, now(), 500"
+        " from public.credit_packs as p order by p.slug limit 1 returning id::text"
+    )
+    return str(one(scene.db, query, scene.payer.account_id, scene.lot_id))
+
+
+@found_by("402_stripe_events_are_finished")
+def _(scene: Scene) -> str:
+    scene.execute(
+        "insert into private.stripe_events (id, type, object_type, object_id, api_version,"
+        " livemode, created, payload, status, last_error, received_at)"
+        " values ('evt_check', 'charge.refunded', 'charge', 'ch_check', '2026', false,"
+        " now(), '{}', 'failed', 'somebody', now() - interval '2 hours')"
+    )
+    return "evt_check"

@@ -1,0 +1,1 @@
+"""Tests of functions/core and functions/app.py."""

@@ -1,0 +1,1 @@
+"""Tests of cron: when jobs run, that they never overlap, and what they do."""

@@ -1,0 +1,1 @@
+"""People, organizations, members and invitations, as clients and operators reach them."""

@@ -1,0 +1,1 @@
+"""Whole stories, told by real clients against the whole stack."""

@@ -1,0 +1,1 @@
+"""Tests of modal_app.py: what it would deploy, and that it runs."""

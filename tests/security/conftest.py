@@ -1,0 +1,313 @@
+"""Everybody the attacks are made as and on, and the watch over what must not change or leak."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, LiteralString
+
+import httpx
+import psycopg
+import pytest
+
+from local.keys import Keys
+from local.stack import Stack
+from tests.conftest import PASSWORD, NewUser, User
+from tests.support.service import Service
+
+MODEL = "Qwen2.5-32B-Instruct-AWQ"
+HERE = Path(__file__).parent
+REFUSED = {401, 403, 404}
+
+# Rows of the cast, by table. Everything else in the database belongs to other tests.
+THEIRS: dict[str, LiteralString] = {
+    "auth.users": "id = any(%(people)s)",
+    "public.profiles": "id = any(%(people)s)",
+    "public.user_preferences": "user_id = any(%(people)s)",
+    "public.user_model_preferences": "user_id = any(%(people)s)",
+    "public.organizations": "id = %(organization)s or created_by = any(%(people)s)",
+    "public.organization_members": (
+        "organization_id = %(organization)s or user_id = any(%(people)s)"
+    ),
+    "public.organization_invitations": "organization_id = %(organization)s",
+    "public.credit_accounts": "id = any(%(accounts)s)",
+    "public.credit_lots": "account_id = any(%(accounts)s)",
+    "public.credit_transactions": "account_id = any(%(accounts)s)",
+    "private.credit_holds": "account_id = any(%(accounts)s)",
+    "public.credit_purchases": "account_id = any(%(accounts)s)",
+    "public.usage_logs": "account_id = any(%(accounts)s)",
+    "private.stripe_customers": "user_id = any(%(people)s) or organization_id = %(organization)s",
+}
+
+
+@dataclass(repr=False)
+class Cast:
+    """People with accounts: four with an organization, three without.
+
+    `stranger` and `owner` belong to none; `suspended` is a member and had everything the owner has.
+    """
+
+    stranger: User
+    owner: User
+    founder: User
+    admin: User
+    member: User
+    suspended: User
+    url: str
+    publishable_key: str
+    secret_key: str
+    organization_id: str = ""
+    slug: str = ""
+    invitation_id: str = ""
+    invitation_token: str = ""
+    invited: str = ""
+    hold_id: str = ""
+    purchase_id: str = ""
+    accounts: dict[str, str] = field(default_factory=dict)
+    http: httpx.Client = field(default_factory=lambda: httpx.Client(trust_env=False, timeout=30))
+
+    @property
+    def people(self) -> list[User]:
+        return [getattr(self, f.name) for f in fields(self) if f.type == "User"]
+
+    @property
+    def ids(self) -> dict[str, Any]:
+        """What the predicates of THEIRS are filled in with."""
+        return {
+            "people": [person.id for person in self.people],
+            "organization": self.organization_id,
+            "accounts": list(self.accounts.values()),
+        }
+
+    @property
+    def marks(self) -> set[str]:
+        """Texts that only a leak would put into a stranger's answer."""
+        known = {self.organization_id, self.slug, self.invited, self.hold_id, self.purchase_id}
+        others = [person for person in self.people if person is not self.stranger]
+        known |= {p.id for p in others} | {p.email for p in others}
+        return known | {a for owner, a in self.accounts.items() if owner != self.stranger.id}
+
+    def headers(self, actor: str) -> dict[str, str]:
+        """Credentials of `visitor`, `service`, or somebody of the cast."""
+        if actor == "visitor":
+            return {"apikey": self.publishable_key}
+        if actor == "service":
+            return {"apikey": self.secret_key, "Authorization": f"Bearer {self.secret_key}"}
+        person: User = getattr(self, actor)
+        return {"apikey": self.publishable_key} | person.headers
+
+    def rest(self, actor: str, method: str, path: str, **options: Any) -> httpx.Response:
+        """A request to /rest/v1 as somebody; `schema` other than public goes into the profile."""
+        headers = self.headers(actor) | options.pop("headers", {})
+        if schema := options.pop("schema", None):
+            headers |= {"Accept-Profile": schema, "Content-Profile": schema}
+        return self.http.request(method, f"{self.url}/rest/v1/{path}", headers=headers, **options)
+
+    def rpc(self, actor: str, name: str, *, schema: str | None = None, **arguments: Any) -> Any:
+        """A call of a function as somebody, answered with the whole response."""
+        return self.rest(actor, "POST", f"rpc/{name}", json=arguments, schema=schema)
+
+
+@pytest.fixture(scope="session")
+def admin_connection(stack: Stack) -> Iterator[psycopg.Connection]:
+    """The superuser, autocommit."""
+    with psycopg.connect(stack.admin_dsn, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture(scope="session")
+def cast(
+    stack: Stack, new_user: NewUser, service: Service, admin_connection: psycopg.Connection
+) -> Iterator[Cast]:
+    """Made once per process: the attacks must leave them as they were."""
+    names = [f.name for f in fields(Cast) if f.type == "User"]
+    mark = uuid.uuid4().hex[:16]
+    made = Cast(
+        **{name: new_user(f"{name}-{mark}@example.com") for name in names},
+        url=stack.supabase_url,
+        publishable_key=stack.keys.publishable_key,
+        secret_key=stack.keys.secret_key,
+    )
+    with made.http:
+        _found_organization(made, admin_connection, f"team-{mark}")
+        for person in made.people:
+            made.accounts[person.id] = service.rpc("credit_balance", p_user_id=person.id)[
+                "account_id"
+            ]
+        made.accounts[made.organization_id] = service.rpc(
+            "credit_balance", p_organization_id=made.organization_id
+        )["account_id"]
+        _do_business(made, service, mark)
+        service.rpc(
+            "user_set_active",
+            p_user_id=made.suspended.id,
+            p_is_active=False,
+            p_actor="tests",
+            p_reason="to be refused",
+        )
+        yield made
+
+
+def _found_organization(cast: Cast, admin: psycopg.Connection, slug: str) -> None:
+    answer = cast.rpc("founder", "create_organization", p_name="The team", p_slug=slug)
+    cast.organization_id, cast.slug = answer.json()["id"], slug
+    admin.execute(
+        "update public.organizations set plan_id ="
+        " (select id from public.plans where slug = 'business') where id = %s",
+        [cast.organization_id],
+    )
+    for person, role in (
+        (cast.admin, "admin"),
+        (cast.member, "member"),
+        (cast.suspended, "admin"),
+    ):
+        admin.execute(
+            "insert into public.organization_members (organization_id, user_id, role)"
+            " values (%s, %s, %s)",
+            [cast.organization_id, person.id, role],
+        )
+    cast.invited = f"invited-{slug}@example.com"
+    invitation = cast.rpc(
+        "founder",
+        "invite_member",
+        p_organization_id=cast.organization_id,
+        p_email=cast.invited,
+        p_role="admin",
+    ).json()
+    cast.invitation_id, cast.invitation_token = invitation["id"], invitation["token"]
+
+
+def _do_business(cast: Cast, service: Service, key: str) -> None:
+    """Credits, a finished completion, a hold in flight and an open checkout of every payer."""
+    for user, organization in (
+        (cast.owner.id, None),
+        (cast.suspended.id, None),
+        (cast.founder.id, cast.organization_id),
+    ):
+        payer = {"p_organization_id": organization} if organization else {"p_user_id": user}
+        service.rpc(
+            "credit_grant",
+            **payer,
+            p_amount=1000,
+            p_source="promotional",
+            p_idempotency_key=key,
+            p_actor="tests",
+        )
+        started = service.rpc(
+            "chat_start",
+            p_user_id=user,
+            p_request_id=uuid.uuid4(),
+            p_model=MODEL,
+            p_prompt_tokens=100,
+            p_organization=organization,
+        )
+        service.rpc(
+            "chat_finish",
+            p_hold_id=started["hold_id"],
+            p_prompt_tokens=100,
+            p_completion_tokens=50,
+        )
+        held = service.rpc(
+            "credit_hold",
+            p_user_id=user,
+            p_organization_id=organization,
+            p_amount=5,
+            p_idempotency_key=key,
+            p_action="chat",
+            p_seconds=3600,
+        )
+        bought = service.rpc(
+            "checkout_start", p_user_id=user, p_pack="starter", p_organization=organization
+        )
+        service.rpc("customer_claim", p_user_id=user, p_organization_id=organization)
+        if user == cast.owner.id:
+            cast.hold_id, cast.purchase_id = held["hold_id"], bought["id"]
+    cast.rest(
+        "owner",
+        "POST",
+        "user_preferences",
+        json={"preference_type": "ui_preferences", "preference_value": {"density": "high"}},
+    ).raise_for_status()
+
+
+Snapshot = Callable[[], dict[str, list[Any]]]
+
+
+@pytest.fixture(scope="session")
+def snapshot(cast: Cast, admin_connection: psycopg.Connection) -> Snapshot:
+    """Call it for every row of the cast, as it is now."""
+    query = " union all ".join(
+        f"select '{table}', to_jsonb(t) from {table} as t where {predicate}"  # noqa: S608
+        for table, predicate in THEIRS.items()
+    ).encode()
+
+    def take() -> dict[str, list[Any]]:
+        rows: dict[str, list[Any]] = {table: [] for table in THEIRS}
+        for table, row in admin_connection.execute(query, cast.ids):
+            rows[table].append(row)
+        for found in rows.values():
+            found.sort(key=lambda row: json.dumps(row, sort_keys=True))
+        return rows
+
+    return take
+
+
+@pytest.fixture
+def nothing_changes(snapshot: Snapshot) -> Iterator[None]:
+    """Fails the test if a row of the cast is not afterwards what it was before."""
+    before = snapshot()
+    assert all(before.values()), "the cast has rows of every kind"
+    yield
+    assert snapshot() == before
+
+
+# What must not leak ------------------------------------------------------------------------------
+
+
+def secret_values(keys: Keys) -> dict[str, str]:
+    """Every value that only the stack itself may know, by name. The publishable key is public."""
+    known = {name: value for name, value in asdict(keys).items() if name != "publishable_key"}
+    return known | {"a user's password": PASSWORD}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def answers_are_watched(stack: Stack) -> Iterator[None]:
+    """No answer to any request made by this process, from here on, contains a secret."""
+    secrets = {name: value.encode() for name, value in secret_values(stack.keys).items()}
+    send = httpx.Client.send
+
+    def watched(client: httpx.Client, request: httpx.Request, **options: Any) -> httpx.Response:
+        response = send(client, request, **options)
+        if not options.get("stream"):
+            for name, value in secrets.items():
+                told = value in response.content or value in repr(response.headers.raw).encode()
+                assert not told, f"{request.method} {request.url.path} told {name}"
+        return response
+
+    httpx.Client.send = watched  # type: ignore[method-assign]
+    yield
+    httpx.Client.send = send  # type: ignore[method-assign]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The look at the logs comes last, when there is something in them."""
+    items.sort(key=lambda item: item.path.name == "test_secrets.py" and item.path.parent == HERE)
+
+
+# Tokens ------------------------------------------------------------------------------------------
+
+
+def claims(user_id: str, **changes: Any) -> dict[str, Any]:
+    """Claims of an access token that is valid for an hour."""
+    now = int(time.time())
+    return {
+        "sub": user_id,
+        "aud": "authenticated",
+        "role": "authenticated",
+        "iat": now,
+        "exp": now + 3600,
+    } | changes

@@ -1,0 +1,273 @@
+"""Nobody calls a function that is not theirs to call, nor one of theirs with another's ids."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from typing import Any
+
+import pytest
+
+from tests.security import matrix
+from tests.security.conftest import MODEL, REFUSED, Cast
+
+pytestmark = pytest.mark.usefixtures("nothing_changes")
+
+CLIENTS = ["visitor", "stranger", "owner", "member", "admin", "suspended"]
+FUNCTIONS = sorted(matrix.expected()["functions"])
+BACKEND = sorted({name.split("(")[0][8:] for name in FUNCTIONS if name.startswith("backend.")})
+PRIVATE = sorted({name.split("(")[0][8:] for name in FUNCTIONS if name.startswith("private.")})
+PUBLIC = sorted({name.split("(")[0][7:] for name in FUNCTIONS if name.startswith("public.")})
+
+
+def coups(cast: Cast) -> dict[str, dict[str, Any]]:
+    """Calls of backend functions, complete, that would be worth having."""
+    paid = {
+        "object": "checkout.session",
+        "id": "cs_forged",
+        "mode": "payment",
+        "payment_status": "paid",
+        "amount_total": 500,
+        "currency": "eur",
+        "payment_intent": "pi_forged",
+        "client_reference_id": cast.purchase_id,
+        "metadata": {"quernel_purchase_id": cast.purchase_id},
+    }
+    event = {
+        "object": "event",
+        "id": f"evt_{uuid.uuid4().hex}",
+        "type": "checkout.session.completed",
+        "created": int(time.time()),
+        "livemode": False,
+        "data": {"object": paid},
+    }
+    return {
+        "credit_grant": {
+            "p_user_id": cast.owner.id,
+            "p_amount": 1_000_000,
+            "p_source": "bonus",
+            "p_idempotency_key": "mine",
+            "p_actor": "me",
+        },
+        "credit_settle": {"p_hold_id": cast.hold_id, "p_amount": 0},
+        "credit_release": {"p_hold_id": cast.hold_id},
+        "credit_refund": {"p_hold_id": cast.hold_id, "p_amount": 1, "p_idempotency_key": "mine"},
+        "credit_balance": {"p_user_id": cast.founder.id},
+        "credit_statement": {"p_user_id": cast.founder.id},
+        "chat_fail": {"p_hold_id": cast.hold_id, "p_error_code": "free"},
+        "chat_start": {
+            "p_user_id": cast.founder.id,
+            "p_request_id": str(uuid.uuid4()),
+            "p_model": MODEL,
+            "p_prompt_tokens": 1,
+        },
+        "model_upsert": {"p_model": {"id": MODEL, "prompt_price": 0}, "p_actor": "me"},
+        "user_set_active": {
+            "p_user_id": cast.suspended.id,
+            "p_is_active": True,
+            "p_actor": "me",
+            "p_reason": "please",
+        },
+        "checkout_attach": {
+            "p_purchase_id": cast.purchase_id,
+            "p_session_id": "cs_forged",
+            "p_url": "https://evil.example",
+            "p_expires_at": "2099-01-01",
+            "p_amount_total": 500,
+            "p_currency": "eur",
+        },
+        "stripe_event_receive": {"p_event": event, "p_livemode": False},
+        "task_claim": {"p_kinds": ["probe"], "p_worker": "me", "p_limit": 1, "p_lease_seconds": 60},
+    }
+
+
+@pytest.mark.parametrize("actor", CLIENTS)
+def test_a_client_calls_no_backend_function(cast: Cast, actor: str) -> None:
+    for name, arguments in coups(cast).items():
+        answer = cast.rpc(actor, name, schema="backend", **arguments)
+        assert answer.status_code in REFUSED, (name, answer.text)
+        # Nor without saying where it is.
+        assert cast.rpc(actor, name, **arguments).status_code in REFUSED | {400} or name in PUBLIC
+
+
+@pytest.mark.parametrize("name", BACKEND)
+def test_a_client_reaches_no_backend_function_by_any_arguments(cast: Cast, name: str) -> None:
+    for actor in ("visitor", "owner"):
+        for answer in (
+            cast.rpc(actor, name, schema="backend"),
+            cast.rest(actor, "GET", f"rpc/{name}", schema="backend"),
+            cast.rpc(actor, f"backend.{name}"),
+        ):
+            assert answer.status_code in REFUSED, answer.text
+
+
+@pytest.mark.parametrize("name", PRIVATE)
+def test_no_private_function_is_exposed(cast: Cast, name: str) -> None:
+    for actor in ("visitor", "owner", "service"):
+        assert cast.rpc(actor, name, schema="private").status_code in {404, 406}
+        if name not in PUBLIC:
+            assert cast.rpc(actor, name).status_code == 404
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_neither_a_visitor_nor_the_service_calls_a_clients_function(cast: Cast, name: str) -> None:
+    arguments: dict[str, dict[str, Any]] = {
+        "accept_invitation": {"p_token": cast.invitation_token},
+        "create_organization": {"p_name": "Mine", "p_slug": f"mine-{uuid.uuid4().hex[:8]}"},
+        "credit_balance": {"p_organization_id": cast.organization_id},
+        "credit_statement": {"p_organization_id": cast.organization_id},
+        "set_monthly_budget": {"p_budget": 0, "p_organization_id": cast.organization_id},
+        "revoke_invitation": {"p_invitation_id": cast.invitation_id},
+        "credits_balance": {"p_profile": None},
+        "lifetime_credits": {"p_profile": None},
+    }
+    organization = {"p_organization_id": cast.organization_id}
+    person = organization | {"p_user_id": cast.member.id}
+    arguments |= {
+        "update_organization": organization | {"p_name": "Mine"},
+        "organization_people": organization,
+        "invite_member": organization | {"p_email": "me@example.com"},
+        "leave_organization": organization,
+        "remove_member": person,
+        "change_member_role": person | {"p_role": "owner"},
+        "set_member_budget": person | {"p_budget": 0},
+    }
+    for actor in ("visitor", "service"):
+        answer = cast.rpc(actor, name, **arguments[name])
+        assert answer.status_code in REFUSED, (actor, answer.text)
+
+
+# Functions of one's own, with another's ids ------------------------------------------------------
+
+# name → arguments beside the organization, and the roles of the organization that may call it
+OF_ORGANIZATIONS: dict[str, tuple[dict[str, Any], set[str]]] = {
+    "credit_balance": ({}, {"member", "admin"}),
+    "credit_statement": ({}, {"admin"}),
+    "organization_people": ({}, {"member", "admin"}),
+    "set_monthly_budget": ({"p_budget": 1}, {"admin"}),
+    "update_organization": ({"p_name": "Taken over"}, {"admin"}),
+    "invite_member": ({"p_email": "me@example.com", "p_role": "admin"}, {"admin"}),
+    "leave_organization": ({}, {"member", "admin"}),
+    "remove_member": ({"p_user_id": "founder"}, set()),
+    "change_member_role": ({"p_user_id": "self", "p_role": "owner"}, set()),
+    "set_member_budget": ({"p_user_id": "founder", "p_budget": 0}, set()),
+}
+
+
+def call(cast: Cast, actor: str, name: str, organization: str) -> tuple[int, dict[str, Any]]:
+    arguments = dict(OF_ORGANIZATIONS[name][0])
+    if "p_user_id" in arguments:
+        person = actor if arguments["p_user_id"] == "self" else arguments["p_user_id"]
+        arguments["p_user_id"] = getattr(cast, person).id
+    answer = cast.rpc(actor, name, p_organization_id=organization, **arguments)
+    body: dict[str, Any] = answer.json()
+    return answer.status_code, body
+
+
+@pytest.mark.parametrize("name", OF_ORGANIZATIONS)
+@pytest.mark.parametrize("actor", ["stranger", "owner"])
+def test_an_organization_answers_a_stranger_as_one_that_does_not_exist(
+    cast: Cast, actor: str, name: str
+) -> None:
+    real = call(cast, actor, name, cast.organization_id)
+    unreal = call(cast, actor, name, str(uuid.uuid4()))
+    assert real == unreal
+    assert real[0] == 403
+    assert json.loads(real[1]["details"])["code"] == "not_a_member"
+
+
+@pytest.mark.parametrize(
+    ("actor", "name"),
+    [
+        (actor, name)
+        for name, (_, allowed) in OF_ORGANIZATIONS.items()
+        for actor in ("member", "admin")
+        if actor not in allowed
+    ],
+)
+def test_a_role_in_an_organization_goes_no_further_than_it_goes(
+    cast: Cast, actor: str, name: str
+) -> None:
+    status, body = call(cast, actor, name, cast.organization_id)
+    assert status == 403
+    assert json.loads(body["details"])["code"] in {"not_an_admin", "not_an_owner"}
+
+
+@pytest.mark.parametrize("name", [*OF_ORGANIZATIONS, "create_organization", "accept_invitation"])
+def test_a_suspended_user_calls_nothing(cast: Cast, name: str) -> None:
+    if name == "create_organization":
+        answer = cast.rpc("suspended", name, p_name="Mine", p_slug=f"mine-{uuid.uuid4().hex[:8]}")
+        status, body = answer.status_code, answer.json()
+    elif name == "accept_invitation":
+        answer = cast.rpc("suspended", name, p_token=cast.invitation_token)
+        status, body = answer.status_code, answer.json()
+    else:
+        status, body = call(cast, "suspended", name, cast.organization_id)
+    assert status == 403
+    assert json.loads(body["details"])["code"] == "account_suspended"
+
+
+def test_no_role_is_invited_that_is_above_admin(cast: Cast) -> None:
+    for role in ("owner", "superadmin", "", None):
+        answer = cast.rpc(
+            "admin",
+            "invite_member",
+            p_organization_id=cast.organization_id,
+            p_email="me@example.com",
+            p_role=role,
+        )
+        assert answer.status_code == 400
+
+
+@pytest.mark.parametrize("budget", [-1, "NaN", "Infinity", "-Infinity", 1e14])
+def test_no_budget_is_below_nothing_or_beyond_counting(cast: Cast, budget: object) -> None:
+    own = cast.rpc("owner", "set_monthly_budget", p_budget=budget)
+    members = cast.rpc(
+        "admin",
+        "set_member_budget",
+        p_organization_id=cast.organization_id,
+        p_user_id=cast.member.id,
+        p_budget=budget,
+    )
+    for answer in (own, members):
+        assert answer.status_code == 400
+        assert json.loads(answer.json()["details"])["code"] == "invalid_amount"
+
+
+# Invitations -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda token: token[:-1],
+        lambda token: token + "A",
+        lambda token: token.swapcase(),
+        lambda token: f" {token}",
+        lambda _: "qi_" + "A" * 43,
+        lambda _: "",
+        lambda _: "%",
+        lambda _: None,
+    ],
+    ids=["shorter", "longer", "other case", "padded", "guessed", "empty", "wildcard", "null"],
+)
+def test_a_token_that_is_not_the_token_finds_nothing(cast: Cast, spoil: Any) -> None:
+    answer = cast.rpc("stranger", "accept_invitation", p_token=spoil(cast.invitation_token))
+    assert answer.status_code == 404
+    assert json.loads(answer.json()["details"])["code"] == "invitation_not_found"
+
+
+def test_the_token_of_another_address_admits_nobody(cast: Cast) -> None:
+    for actor in ("stranger", "owner", "member"):
+        answer = cast.rpc(actor, "accept_invitation", p_token=cast.invitation_token)
+        assert answer.status_code == 403
+        assert cast.invited not in answer.text
+        assert cast.organization_id not in answer.text
+
+
+def test_an_invitation_that_exists_answers_a_stranger_like_one_that_does_not(cast: Cast) -> None:
+    real = cast.rpc("stranger", "revoke_invitation", p_invitation_id=cast.invitation_id)
+    unreal = cast.rpc("stranger", "revoke_invitation", p_invitation_id=str(uuid.uuid4()))
+    assert (real.status_code, real.json()) == (unreal.status_code, unreal.json())
+    assert real.status_code == 404

@@ -1,0 +1,222 @@
+"""One row of every table, belonging to a person, to an organization, or to nobody, to probe with.
+
+Everything is made inside the caller's transaction, through the product's own functions as far as
+there are any, and goes when the caller rolls back. A table that has no entry in ROWS fails the
+matrix: a new table says here which of its rows to look at, and `build` makes them.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from dataclasses import dataclass
+from typing import Any, LiteralString
+
+import psycopg
+from psycopg.types.json import Jsonb
+
+MODEL = "Qwen2.5-32B-Instruct-AWQ"
+
+# Which rows of a table to look at, by what they belong to: a predicate over its columns. `owner` is
+# the row of a person who is in no organization; `organization` is a row that an organization pays
+# for or owns, made by its founder, who is neither the member nor the admin of the matrix; `shared`
+# belongs to nobody.
+ROWS: dict[str, dict[str, LiteralString]] = {
+    "private.credit_holds": {
+        "owner": "user_id = %(owner)s",
+        "organization": "user_id = %(founder)s",
+    },
+    "private.cron_jobs": {"shared": "name = %(job)s"},
+    "private.idempotent_requests": {
+        "owner": "user_id = %(owner)s",
+        "organization": "user_id = %(founder)s",
+    },
+    "private.member_spending": {"organization": "organization_id = %(organization)s"},
+    "private.operator_actions": {"shared": "actor = %(operator)s"},
+    "private.organization_invitation_tokens": {"organization": "invitation_id = %(invitation)s"},
+    "private.settings": {"shared": "name = 'signup_credits'"},
+    "private.stripe_customers": {
+        "owner": "user_id = %(owner)s",
+        "organization": "organization_id = %(organization)s",
+    },
+    "private.stripe_event_types": {"shared": "event_type = 'charge.refunded'"},
+    "private.stripe_events": {"shared": "id = %(event)s"},
+    "private.stripe_object_handlers": {"shared": "object_type = 'charge'"},
+    "private.stripe_objects": {"shared": "id = %(charge)s"},
+    "private.tasks": {"owner": "key = %(owner)s", "organization": "key = %(organization)s"},
+    "private.usage_logs_YYYY_MM": {
+        "owner": "user_id = %(owner)s",
+        "organization": "organization_id = %(organization)s",
+    },
+    "public.credit_accounts": {
+        "owner": "user_id = %(owner)s",
+        "organization": "organization_id = %(organization)s",
+    },
+    "public.credit_lots": {
+        "owner": "account_id = %(owner_account)s",
+        "organization": "account_id = %(organization_account)s",
+    },
+    "public.credit_packs": {"shared": "slug = 'starter'"},
+    "public.credit_purchases": {
+        "owner": "user_id = %(owner)s",
+        "organization": "organization_id = %(organization)s",
+    },
+    "public.credit_transactions": {
+        "owner": "account_id = %(owner_account)s",
+        "organization": "account_id = %(organization_account)s",
+    },
+    "public.model_providers": {"shared": "slug = 'quernel'"},
+    "public.models": {"shared": "id = %(model)s"},
+    "public.organization_invitations": {"organization": "id = %(invitation)s"},
+    "public.organization_members": {
+        "organization": "organization_id = %(organization)s and user_id = %(founder)s"
+    },
+    "public.organizations": {"organization": "id = %(organization)s"},
+    "public.plans": {"shared": "slug = 'pro'"},
+    "public.profiles": {"owner": "id = %(owner)s", "organization": "id = %(founder)s"},
+    "public.usage_logs": {
+        "owner": "user_id = %(owner)s",
+        "organization": "organization_id = %(organization)s",
+    },
+    "public.user_model_preferences": {"owner": "user_id = %(owner)s"},
+    "public.user_preferences": {"owner": "user_id = %(owner)s"},
+}
+
+MISSING = (
+    "{table}: say in tests/security/world.py which of its rows to look at, and make them there"
+)
+
+
+@dataclass(frozen=True)
+class World:
+    """Ids of everybody and everything; what the predicates of ROWS are filled in with."""
+
+    ids: dict[str, Any]
+
+    def claims(self, actor: str) -> dict[str, Any]:
+        """Claims of the access token of `stranger`, `owner`, `member` or `admin`."""
+        return {"role": "authenticated", "sub": self.ids[actor], "aud": "authenticated"}
+
+
+def build(connection: psycopg.Connection) -> World:
+    """Make everybody and everything, as the superuser, in the transaction that is open."""
+    people = ("stranger", "owner", "founder", "member", "admin")
+    ids: dict[str, Any] = {name: _person(connection) for name in people}
+    mark = uuid.uuid4().hex
+    ids |= {
+        "model": MODEL,
+        "job": f"job_{mark}",
+        "operator": f"operator {mark}",
+        "event": f"evt_{mark}",
+        "charge": f"ch_{mark}",
+    }
+    ids |= _organization(connection, ids, mark)
+    for name, user, organization in (
+        ("owner", ids["owner"], None),
+        ("organization", None, ids["organization"]),
+    ):
+        account = _call(connection, "private.account_id", user, organization)
+        ids[f"{name}_account"] = account
+        _call(
+            connection,
+            "backend.credit_grant",
+            p_user_id=user,
+            p_organization_id=organization,
+            p_amount=1000,
+            p_source="promotional",
+            p_idempotency_key=mark,
+            p_actor=ids["operator"],
+        )
+        _work(connection, user or ids["founder"], organization, str(ids[name]))
+    _call(connection, "backend.cron_claim", Jsonb({ids["job"]: 3600}), "worker", 60)
+    event = {
+        "object": "event",
+        "id": ids["event"],
+        "type": "quernel.unknown",
+        "created": 1,
+        "livemode": False,
+        "data": {"object": {}},
+    }
+    _call(connection, "backend.stripe_event_receive", Jsonb(event), False)
+    _call(connection, "private.stripe_lock_object", "charge", ids["charge"])
+    connection.execute(
+        "insert into public.user_preferences (user_id, preference_type, preference_value)"
+        " values (%(owner)s, 'ui_preferences', '{}')",
+        ids,
+    )
+    connection.execute(
+        "insert into public.user_model_preferences (user_id, model_id)"
+        " values (%(owner)s, %(model)s) on conflict do nothing",
+        ids,
+    )
+    return World(ids)
+
+
+def _person(connection: psycopg.Connection) -> str:
+    identity = str(uuid.uuid4())
+    connection.execute(
+        "insert into auth.users (id, email, email_confirmed_at, raw_app_meta_data)"
+        ' values (%s, %s, now(), \'{"provider": "email"}\')',
+        [identity, f"{identity}@example.com"],
+    )
+    return identity
+
+
+def _organization(connection: psycopg.Connection, ids: dict[str, Any], mark: str) -> dict[str, str]:
+    claims = json.dumps({"role": "authenticated", "sub": ids["founder"]})
+    connection.execute("select set_config('request.jwt.claims', %s, true)", [claims])
+    made = _call(connection, "public.create_organization", "A team", f"team-{mark[:16]}")
+    organization = made["id"]
+    connection.execute(
+        "update public.organizations set plan_id = (select id from public.plans"
+        " where slug = 'business') where id = %s",
+        [organization],
+    )
+    for name in ("member", "admin"):
+        connection.execute(
+            "insert into public.organization_members (organization_id, user_id, role)"
+            " values (%s, %s, %s)",
+            [organization, ids[name], name],
+        )
+    invitation = _call(
+        connection, "public.invite_member", organization, f"{mark}@example.com", "member"
+    )
+    connection.execute("select set_config('request.jwt.claims', '', true)")
+    return {"organization": organization, "invitation": invitation["id"], "slug": made["slug"]}
+
+
+def _work(connection: psycopg.Connection, user: str, organization: str | None, key: str) -> None:
+    """A completion that was paid, a hold in flight with its task, and a checkout that began."""
+    started = _call(
+        connection,
+        "backend.chat_start",
+        p_user_id=user,
+        p_request_id=uuid.uuid4(),
+        p_model=MODEL,
+        p_prompt_tokens=100,
+        p_organization=organization,
+        p_idempotency_key=key,
+        p_fingerprint=key,
+    )
+    _call(connection, "backend.chat_finish", started["hold_id"], 100, 50)
+    held = _call(connection, "backend.credit_hold", user, organization, 1, key, "chat")
+    _call(
+        connection,
+        "private.task_enqueue",
+        p_kind="probe",
+        p_payload=Jsonb({}),
+        p_key=key,
+        p_hold_id=held["hold_id"],
+    )
+    _call(connection, "backend.checkout_start", user, "starter", organization)
+    _call(connection, "backend.customer_claim", user, organization)
+
+
+def _call(connection: psycopg.Connection, function: str, *values: Any, **named: Any) -> Any:
+    marks = ["%s"] * len(values) + [f"{name} => %s" for name in named]
+    row = connection.execute(
+        f"select {function}({', '.join(marks)})".encode(),
+        [*values, *named.values()],
+    ).fetchone()
+    assert row is not None
+    return row[0]

@@ -1,0 +1,1 @@
+"""Tests of tasks: the outbox in SQL, the runner, and real worker processes."""

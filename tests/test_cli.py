@@ -1,0 +1,259 @@
+"""The `quernel` command: wrong usage is refused, failures are clear, and it does what it says."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from typing import Any
+
+import psycopg
+import pytest
+
+from functions import cli
+from functions.core.settings import get_settings
+from functions.cron.jobs import CRON_JOBS
+from functions.cron.scheduler import JobRun
+from local.paths import ROOT
+from local.stack import Stack
+from tests.conftest import NewUser
+from tests.support.service import Service
+
+USER = "01234567-89ab-7def-8123-456789abcdef"
+GRANT = ["credits", "grant", "--user", USER, "--reason", "sorry", "--actor", "ada"]
+
+Quernel = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def quernel(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Quernel]:
+    """Runs the command; returns exit status, standard output and standard error."""
+    for name, value in stack.functions_environment().items():
+        if name.startswith("QUERNEL_"):
+            monkeypatch.setenv(name, value)
+    get_settings.cache_clear()
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        try:
+            status = cli.main(arguments)
+        except SystemExit as ended:
+            status = int(str(ended.code))
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    yield run
+    get_settings.cache_clear()
+
+
+# Refusals ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ([], "COMMAND"),
+        (["fly"], "fly"),
+        (["cron"], "required"),
+        (["cron", "make_coffee"], "make_coffee"),
+        (["cron", "reap_holds", "--list"], "not allowed"),
+        (["tasks"], "COMMAND"),
+        (["tasks", "retry", "7"], "is not a UUID"),
+        (["tasks", "cancel", USER], "--reason"),
+        (["tasks", "cancel", USER, "--reason", " "], "must not be empty"),
+        (["tasks", "list", "--status", "lost"], "lost"),
+        (["tasks", "list", "--limit", "0"], "positive whole number"),
+        ([*GRANT, "0"], "positive number of credits"),
+        ([*GRANT, "-5"], "positive number of credits"),
+        ([*GRANT, "NaN"], "positive number of credits"),
+        ([*GRANT, "Infinity"], "positive number of credits"),
+        ([*GRANT, "lots"], "is not a number"),
+        ([*GRANT, "5", "--source", "purchase"], "purchase"),
+        ([*GRANT, "5", "--expires-at", "2030-01-01"], "time zone"),
+        ([*GRANT, "5", "--expires-at", "soon"], "ISO 8601"),
+        ([*GRANT, "5", "--organization", USER], "not allowed with"),
+        (["credits", "grant", "5", "--user", USER, "--actor", "ada"], "--reason"),
+        (["credits", "grant", "5", "--user", USER, "--reason", "sorry"], "--actor"),
+        (["credits", "balance"], "required"),
+    ],
+)
+def test_wrong_usage_ends_with_status_2_and_says_what_is_wrong(
+    arguments: list[str], complaint: str, quernel: Quernel
+) -> None:
+    status, out, err = quernel(*arguments)
+    assert (status, out) == (2, "")
+    assert complaint in err
+    assert err.startswith("usage: quernel")
+
+
+def test_what_does_not_exist_ends_with_status_1(quernel: Quernel) -> None:
+    status, out, err = quernel("tasks", "retry", USER)
+    assert (status, out) == (1, "")
+    assert err == "quernel: There is no such task. (task_not_found)\n"
+
+
+def test_errors_are_json_when_json_is_asked_for(quernel: Quernel) -> None:
+    status, out, err = quernel("credits", "balance", "--user", USER, "--json")
+    assert (status, out) == (1, "")
+    assert json.loads(err)["error"]["code"] == "account_not_found"
+
+
+def test_a_wrong_configuration_ends_with_status_1(
+    quernel: Quernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUERNEL_ENVIRONMENT", "nowhere")
+    status, _, err = quernel("status")
+    assert status == 1
+    assert "QUERNEL_ENVIRONMENT" in err
+
+
+def test_a_database_that_is_away_ends_with_status_1(
+    quernel: Quernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUERNEL_SUPABASE_URL", "http://127.0.0.1:1")
+    status, _, err = quernel("status")
+    assert status == 1
+    assert "database_unavailable" in err
+    assert "Traceback" not in err
+
+
+def test_a_job_that_fails_ends_with_status_1(
+    quernel: Quernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: Any, **__: Any) -> JobRun:
+        return JobRun("reap_holds", None, "database_timeout: no answer", 1.0)
+
+    monkeypatch.setattr(cli, "run_now", fail)
+    status, _, err = quernel("cron", "reap_holds")
+    assert (status, err) == (
+        1,
+        "quernel: reap_holds failed: database_timeout: no answer (command_failed)\n",
+    )
+
+
+# Help -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        [],
+        ["status"],
+        ["cron"],
+        ["tasks"],
+        ["tasks", "list"],
+        ["tasks", "retry"],
+        ["tasks", "cancel"],
+        ["credits"],
+        ["credits", "grant"],
+        ["credits", "balance"],
+        ["credits", "statement"],
+    ],
+)
+def test_every_command_has_help(command: list[str], quernel: Quernel) -> None:
+    status, out, _ = quernel(*command, "--help")
+    assert status == 0
+    assert out.startswith("usage: quernel")
+
+
+def test_the_installed_command_starts_without_settings() -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "functions.cli", "cron", "--list"],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "QUERNEL_SUPABASE_SECRET_KEY": "sb_secret_unused"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert result.returncode == 0, result.stderr
+    assert all(name in result.stdout for name in CRON_JOBS)
+
+
+# Work -------------------------------------------------------------------------------------------
+
+
+def test_status_shows_tasks_and_jobs(quernel: Quernel) -> None:
+    quernel("cron", "purge_idempotency")
+    status, out, _ = quernel("status", "--json")
+    shown = json.loads(out)
+    assert status == 0
+    assert set(shown["tasks"]) == {"queued", "due", "oldest_due_at", "running", "lapsed", "dead"}
+    assert "purge_idempotency" in {job["name"] for job in shown["cron"]}
+    status, out, _ = quernel("status")
+    assert status == 0
+    assert "purge_idempotency" in out
+
+
+def test_cron_runs_a_job(quernel: Quernel) -> None:
+    status, out, _ = quernel("cron", "usage_partitions", "--json")
+    assert status == 0
+    assert json.loads(out)["name"] == "usage_partitions"
+
+
+def test_cron_lists_the_jobs(quernel: Quernel) -> None:
+    status, out, _ = quernel("cron", "--list", "--json")
+    assert status == 0
+    assert [job["name"] for job in json.loads(out)] == list(CRON_JOBS)
+
+
+def test_tasks_are_listed_retried_and_cancelled(
+    quernel: Quernel, db: Callable[[], psycopg.Connection], service: Service
+) -> None:
+    kind = f"test_{uuid.uuid4().hex[:12]}"
+    row = db().execute("select private.task_enqueue(%s, '{}')", [kind]).fetchone()
+    assert row
+    id_ = str(row[0])
+    (task,) = service.rpc("task_claim", p_kinds=[kind], p_worker="w", p_limit=1, p_lease_seconds=60)
+    service.rpc(
+        "task_fail", p_id=id_, p_lease_token=task["lease_token"], p_error="broken", p_is_final=True
+    )
+
+    status, out, _ = quernel("tasks", "list", "--kind", kind, "--status", "dead")
+    assert status == 0
+    assert id_ in out
+    assert "broken" in out
+
+    status, out, _ = quernel("tasks", "retry", id_, "--json")
+    assert (status, json.loads(out)["status"]) == (0, "queued")
+
+    status, out, _ = quernel("tasks", "cancel", id_, "--reason", "enough", "--json")
+    assert (status, json.loads(out)["status"]) == (0, "cancelled")
+
+
+def test_credits_are_granted_once_per_key_and_shown(quernel: Quernel, new_user: NewUser) -> None:
+    user_id = new_user().id
+    account = ["--user", user_id]
+
+    def balance() -> Decimal:
+        status, out, _ = quernel("credits", "balance", *account, "--json")
+        assert status == 0
+        return Decimal(str(json.loads(out)["balance"]))
+
+    before = balance()
+    key = f"test:{uuid.uuid4()}"
+    grant = ["credits", "grant", *account, "12.345678", "--reason", "an outage", "--actor", "ada"]
+    for _ in range(2):
+        status, out, err = quernel(*grant, "--key", key, "--json")
+        assert (status, err) == (0, "")
+        assert json.loads(out)["idempotency_key"] == key
+    assert balance() == before + Decimal("12.345678")
+
+    status, out, _ = quernel("credits", "statement", *account, "--limit", "1")
+    assert status == 0
+    assert "12.345678" in out
+    assert "compensation" in out
+
+
+def test_a_grant_without_a_key_names_the_one_it_made(quernel: Quernel, new_user: NewUser) -> None:
+    status, out, err = quernel(
+        "credits", "grant", "--user", new_user().id, "1", "--reason", "r", "--actor", "ada"
+    )
+    assert (status, err) == (0, "")
+    assert "idempotency_key" in out
+    assert "operator:" in out
