@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import sys
 import time
 from collections.abc import Sequence
 
 from local.errors import StackError
-from local.stack import Ports, Stack
+from local.stack import Ports, Stack, own_settings
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-# Where and how the stack runs; everything else is for functions/core/settings.py.
-NOT_SETTINGS = ("QUERNEL_PORT_", "QUERNEL_STATE_DIR", "QUERNEL_MIGRATIONS", "QUERNEL_SUPABASE_")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,15 +63,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if stack is not None:
             stack.stop()
     return 0
-
-
-def own_settings() -> dict[str, str]:
-    """The developer's QUERNEL_* variables that are settings of the functions app."""
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if name.startswith("QUERNEL_") and not name.startswith(NOT_SETTINGS)
-    }
 
 
 def summary(stack: Stack, seconds: float) -> str:

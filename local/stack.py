@@ -56,20 +56,25 @@ class Ports:
         return cls(*(free_port() for _ in cls.__dataclass_fields__))
 
 
-OWN_SETTINGS = (
-    "QUERNEL_ALLOWED_ORIGINS",
-    "QUERNEL_LLM_API_KEY",
-    "QUERNEL_LLM_URL",
-    "QUERNEL_LOG_LEVEL",
-    "QUERNEL_STRIPE_SECRET_KEY",
-    "QUERNEL_STRIPE_WEBHOOK_SECRET",
+STACK_SETTINGS = (
+    "QUERNEL_ENVIRONMENT",
+    "QUERNEL_DATABASE_URL",
+    "QUERNEL_MIGRATIONS",
+    "QUERNEL_PORT_",
+    "QUERNEL_PUBLIC_URL",
+    "QUERNEL_STATE_DIR",
+    "QUERNEL_SUPABASE_",
 )
-"""What a developer may choose for `make dev` and `make demo`; the stack knows the rest itself."""
+"""How variables begin that the stack itself decides."""
 
 
 def own_settings() -> dict[str, str]:
-    """Those of OWN_SETTINGS that the developer's shell sets."""
-    return {name: os.environ[name] for name in OWN_SETTINGS if os.environ.get(name)}
+    """The settings of the functions app that the developer's shell sets, for dev and demo."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith("QUERNEL_") and not name.startswith(STACK_SETTINGS) and value
+    }
 
 
 @dataclass
