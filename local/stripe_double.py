@@ -17,9 +17,10 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qsl
@@ -32,7 +33,8 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Route
 
 from local.processes import LOOPBACK, free_port
-from local.stripe_world import StripeObject, World, signed
+from local.stripe_billing_world import BillingWorld, DeclinedError
+from local.stripe_world import StripeObject, UnknownPriceError, published, signed
 
 PARAMETERS = {
     "customers": {"email", "name", "metadata"},
@@ -45,10 +47,32 @@ PARAMETERS = {
         "metadata",
         "mode",
         "payment_intent_data",
+        "subscription_data",
         "success_url",
     },
+    "billing_portal/sessions": {"configuration", "customer", "return_url"},
 }
-READABLE = {"checkout/sessions", "charges", "customers", "disputes", "refunds"}
+SUBSCRIPTION_PARAMETERS = {
+    "billing_cycle_anchor",
+    "cancel_at_period_end",
+    "items",
+    "metadata",
+    "pause_collection",
+    "payment_behavior",
+    "proration_behavior",
+}
+READABLE = {
+    "charges",
+    "checkout/sessions",
+    "customers",
+    "disputes",
+    "invoice_payments",
+    "invoices",
+    "payment_intents",
+    "payment_methods",
+    "refunds",
+    "subscriptions",
+}
 _KEY = re.compile(r"Bearer (?:sk|rk)_test_\w+")
 _PART = re.compile(r"[^\[\]]+")
 
@@ -82,7 +106,7 @@ class StripeDouble:
     """The server and the account behind it."""
 
     url: str
-    world: World = field(default_factory=World)
+    world: BillingWorld = field(default_factory=BillingWorld)
     webhook_url: str | None = None
     webhook_secret: str | None = None
     latency_seconds: float = 0.0
@@ -103,7 +127,7 @@ class StripeDouble:
             routes=[
                 Route("/c/pay/{id}", self._page, methods=["GET"]),
                 Route("/c/pay/{id}", self._pay, methods=["POST"]),
-                Route("/v1/{path:path}", self._api, methods=["GET", "POST"]),
+                Route("/v1/{path:path}", self._api, methods=["GET", "POST", "DELETE"]),
             ]
         )
 
@@ -112,7 +136,10 @@ class StripeDouble:
     async def _api(self, request: Request) -> Response:
         body = (await request.body()).decode()
         path = request.url.path
-        params = _nested(body if request.method == "POST" else request.url.query)
+        # DELETE may carry its parameters in either place.
+        params = _nested(
+            request.url.query if request.method == "GET" else body or request.url.query
+        )
         self.requests.append(Recorded(request.method, path, params, dict(request.headers)))
         if not _KEY.fullmatch(request.headers.get("authorization", "")):
             return _error(401, "invalid_request_error", "Invalid API Key provided.")
@@ -122,12 +149,14 @@ class StripeDouble:
         if request.method == "GET" or key is None:
             await asyncio.sleep(self.latency_seconds)
             return self._answer(request.method, path, params)
-        return await self._once(key, path, body, params)
+        return await self._once(key, request.method, path, body, params)
 
-    async def _once(self, key: str, path: str, body: str, params: dict[str, Any]) -> Response:
+    async def _once(
+        self, key: str, method: str, path: str, body: str, params: dict[str, Any]
+    ) -> Response:
         kept = self._kept.get(key)
         if kept is not None:
-            if kept.call != (path, body):
+            if kept.call != (f"{method} {path}", body):
                 return _error(
                     400,
                     "idempotency_error",
@@ -141,9 +170,9 @@ class StripeDouble:
                 {"Idempotent-Replayed": "true"},
                 media_type="application/json",
             )
-        kept = self._kept[key] = _Kept((path, body))
+        kept = self._kept[key] = _Kept((f"{method} {path}", body))
         await asyncio.sleep(self.latency_seconds)
-        answer = self._answer("POST", path, params)
+        answer = self._answer(method, path, params)
         if (
             answer.status_code == HTTPStatus.BAD_REQUEST
         ):  # refused before anything ran: the key stays free
@@ -154,17 +183,11 @@ class StripeDouble:
 
     def _answer(self, method: str, path: str, params: dict[str, Any]) -> Response:
         resource = path.removeprefix("/v1/")
-        if method == "POST" and resource in PARAMETERS:
-            unknown = params.keys() - PARAMETERS[resource]
-            if unknown:
-                return _error(
-                    400,
-                    "invalid_request_error",
-                    f"Received unknown parameter: {min(unknown)}",
-                    "parameter_unknown",
-                )
-            return self._create(resource, params)
         folder, _, object_id = resource.rpartition("/")
+        if method == "POST" and resource in PARAMETERS:
+            return _unknown(params, PARAMETERS[resource]) or self._create(resource, params)
+        if method != "GET" and resource.startswith("subscriptions/"):
+            return self._subscription(method, resource.removeprefix("subscriptions/"), params)
         if method == "GET" and folder in READABLE:
             return self._found(object_id)
         if method == "POST" and folder.startswith("checkout/sessions/") and object_id == "expire":
@@ -176,19 +199,31 @@ class StripeDouble:
             return JSONResponse(self.world.customer(**params))
         if params.get("customer") not in self.world.objects:
             return _missing("customer")
+        if resource == "billing_portal/sessions":
+            made = self.world.make("billing_portal.session", **params)
+            url = f"{self.url}/p/session/{made['id']}"
+            return JSONResponse(self.world.change(made["id"], url=url))
         try:
-            return JSONResponse(self.world.session(self.url, params))
+            return JSONResponse(published(self.world.session(self.url, params)))
         except KeyError as error:
             return _error(400, "invalid_request_error", f"Missing required param: {error.args[0]}.")
         except LookupError:
             return _missing("line_items[0][price]")
 
+    def _subscription(self, method: str, resource: str, params: dict[str, Any]) -> Response:
+        if method == "DELETE":
+            return _answered(partial(self.world.end, resource))
+        if resource.endswith("/resume"):
+            return _answered(partial(self.world.unpause, resource.removesuffix("/resume")))
+        return _unknown(params, SUBSCRIPTION_PARAMETERS) or _answered(
+            partial(self.world.update_subscription, resource, params)
+        )
+
     def _found(self, object_id: str, *, expire: bool = False) -> Response:
-        try:
-            found = self.world.expire(object_id) if expire else self.world.get(object_id)
-        except KeyError:
-            return _missing("id", 404)
-        return JSONResponse(found)
+        if expire:
+            return _answered(partial(self.world.expire, object_id))
+        # Refunds are expanded where they are asked for, and always here.
+        return _answered(partial(self.world.get, object_id), expanded={"refunds"})
 
     # The checkout page -----------------------------------------------------------------------
 
@@ -208,12 +243,18 @@ class StripeDouble:
         # A second click pays nothing; it delivers the same event again, as Stripe also may.
         event = self._completed.get(session_id)
         if event is None and session["status"] == "open":
-            session = self.world.pay(session_id)
+            if session["mode"] == "subscription":
+                session = self.world.subscribe(session_id)
+            else:
+                session = self.world.pay(session_id)
             event = self.world.event("checkout.session.completed", session)
             self._completed[session_id] = event
         if event is None:
             return HTMLResponse("This checkout has ended.", HTTPStatus.GONE)
         await self.deliver(event)
+        if session["mode"] == "subscription":
+            for told in self.world.story_of(session["subscription"]):
+                await self.deliver(told)
         back = session["success_url"].replace("{CHECKOUT_SESSION_ID}", session_id)
         return RedirectResponse(back, status_code=HTTPStatus.SEE_OTHER)
 
@@ -251,6 +292,33 @@ def _lists(value: Any) -> Any:  # noqa: ANN401 - JSON
 def _error(status: int, kind: str, message: str, code: str | None = None) -> Response:
     error = {"type": kind, "message": message} | ({"code": code} if code else {})
     return JSONResponse({"error": error}, status, {"Request-Id": "req_double"})
+
+
+def _answered(act: Callable[[], StripeObject], expanded: Set[str] = frozenset()) -> Response:
+    """What an act of the account is answered with."""
+    try:
+        return JSONResponse(published(act(), expanded))
+    except DeclinedError:
+        return _error(402, "card_error", "Your card was declined.", "card_declined")
+    except UnknownPriceError:
+        return _missing("price")
+    except KeyError:
+        return _missing("id", 404)
+    except ValueError as error:
+        return _error(400, "invalid_request_error", str(error))
+
+
+def _unknown(params: dict[str, Any], known: set[str]) -> Response | None:
+    """The refusal of parameters that nobody knows; None where all are known."""
+    unknown = params.keys() - known
+    if not unknown:
+        return None
+    return _error(
+        400,
+        "invalid_request_error",
+        f"Received unknown parameter: {min(unknown)}",
+        "parameter_unknown",
+    )
 
 
 def _missing(param: str, status: int = 400) -> Response:

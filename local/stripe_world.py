@@ -12,6 +12,7 @@ import json
 import secrets
 import threading
 import time
+from collections.abc import Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +31,13 @@ PREFIXES = {
     "refund": "re_",
     "dispute": "du_",
     "payment_intent": "pi_",
+    "payment_method": "pm_",
+    "subscription": "sub_",
+    "subscription_item": "si_",
+    "invoice": "in_",
+    "invoice_payment": "inpay_",
+    "line_item": "il_",
+    "billing_portal.session": "bps_",
     "event": "evt_",
 }
 
@@ -120,6 +128,9 @@ class World:
             amount_subtotal=total,
             amount_total=total,
             currency=currency,
+            line_items_asked=params["line_items"],
+            subscription_data_asked=params.get("subscription_data", {}),
+            subscription=None,
             currency_conversion=None,
             expires_at=now() + SESSION_SECONDS,
             payment_intent=None,
@@ -136,8 +147,18 @@ class World:
             session = self.get(session_id)
             if session["status"] != "open":
                 raise ValueError(f"the session is {session['status']}")
+            intent = self.make(
+                "payment_intent",
+                amount=session["amount_total"],
+                currency=session["currency"],
+                customer=session["customer"],
+                canceled_at=None,
+                last_payment_error=None,
+                metadata=session["metadata"],
+                status="processing",
+            )
             session = self.change(
-                session_id, status="complete", payment_intent=new_id("payment_intent"), url=None
+                session_id, status="complete", payment_intent=intent["id"], url=None
             )
             return self.settle(session_id) if settled else session
 
@@ -145,6 +166,11 @@ class World:
         """The money of a completed session has arrived."""
         with self._lock:
             session = self.change(session_id, payment_status="paid")
+            self.change(
+                session["payment_intent"],
+                status="succeeded",
+                amount_received=session["amount_total"],
+            )
             self.make(
                 "charge",
                 amount=session["amount_total"],
@@ -162,7 +188,9 @@ class World:
             return session
 
     def expire(self, session_id: str) -> StripeObject:
-        """A session that can no longer be paid."""
+        """A session that can no longer be paid. Raises ValueError when it was."""
+        if self.get(session_id)["status"] == "complete":
+            raise ValueError("Only open sessions can be expired.")
         return self.change(session_id, status="expired", url=None)
 
     def charge_of(self, session_id: str) -> StripeObject:
@@ -221,9 +249,7 @@ class World:
 
     def event(self, kind: str, about: StripeObject, **fields: object) -> StripeObject:
         """An event of type `kind` about an object as it is given."""
-        about = copy.deepcopy(about)
-        if about["object"] == "charge":
-            del about["refunds"]  # events do not expand them
+        about = published(about)
         return (
             self._shapes["event"]
             | {
@@ -236,6 +262,18 @@ class World:
             }
             | fields
         )
+
+
+EXPANDABLE = frozenset({"refunds"})
+"""What an object holds only where it is asked for."""
+
+
+def published(about: StripeObject, expanded: Set[str] = frozenset()) -> StripeObject:
+    """An object as others see it: without what the double remembers, and little expanded."""
+    hidden = EXPANDABLE - expanded
+    return copy.deepcopy(
+        {n: v for n, v in about.items() if n not in hidden and not n.endswith("_asked")}
+    )
 
 
 def signed(

@@ -1,9 +1,10 @@
-"""Routes of billing: start a checkout, and Stripe's webhook."""
+"""Routes of billing: buy credits, subscribe and change that, the portal, and Stripe's webhook."""
 
 from __future__ import annotations
 
 import re
 from typing import Annotated
+from uuid import UUID
 
 from fastapi import APIRouter, Depends, Header, Request
 from pydantic import SecretStr
@@ -18,6 +19,24 @@ from functions.billing.schemas import (
 )
 from functions.billing.service import CheckoutService, InboxService
 from functions.billing.stripe_client import StripeGateway, expects_livemode
+from functions.billing.stripe_subscriptions import SubscriptionGateway
+from functions.billing.subscription_schemas import (
+    CANCEL_REQUEST,
+    CHANGE_REQUEST,
+    PORTAL_EXAMPLE,
+    PORTAL_REQUEST,
+    SUBSCRIBE_EXAMPLE,
+    SUBSCRIBE_REQUEST,
+    SUBSCRIPTION_EXAMPLE,
+    CancelRequest,
+    ChangeRequest,
+    Portal,
+    PortalRequest,
+    SubscribeRequest,
+    Subscription,
+    SubscriptionCheckout,
+)
+from functions.billing.subscriptions import SubscriptionService
 from functions.billing.webhook import verified_event
 from functions.core.auth import CurrentCaller
 from functions.core.dependencies import DatabaseDep, SettingsDep, StripeDep
@@ -66,6 +85,119 @@ async def checkout(
     wanted = await read_json(request, CheckoutRequest)
     service = CheckoutService(database, StripeGateway(client), request.app.state.settings)
     return await service.start(caller.user_id, wanted, idempotency_key)
+
+
+def _subscription_service(
+    database: DatabaseDep, client: StripeDep, settings: SettingsDep
+) -> SubscriptionService:
+    subscriptions = SubscriptionGateway(
+        client, portal_configuration=settings.stripe_portal_configuration
+    )
+    return SubscriptionService(database, StripeGateway(client), subscriptions, settings)
+
+
+SubscriptionsDep = Annotated[SubscriptionService, Depends(_subscription_service)]
+
+
+@router.post(
+    "/subscriptions",
+    summary="Subscribe to a plan",
+    description=(
+        "Answers with the page on which the plan is bought; while a page is open, with the same "
+        "one. Plan and credits arrive with Stripe's confirmation; `subscriptions` and "
+        "`credit_balance` show them. A first subscription may begin with a free trial."
+    ),
+    openapi_extra=SUBSCRIBE_REQUEST,
+    responses=example("The plan and its page.", SUBSCRIBE_EXAMPLE),
+)
+async def subscribe(
+    request: Request,
+    caller: CurrentCaller,
+    service: SubscriptionsDep,
+    idempotency_key: IdempotencyKeyDep,
+) -> SubscriptionCheckout:
+    """See SubscriptionService.subscribe."""
+    wanted = await read_json(request, SubscribeRequest)
+    return await service.subscribe(caller.user_id, wanted, idempotency_key)
+
+
+@router.post(
+    "/subscriptions/{subscription_id}/change",
+    summary="Change the plan of a subscription",
+    description=(
+        "A larger plan begins at once and its difference is charged; if that payment does not "
+        "succeed, nothing changes until it does (`is_payment_pending`). A smaller plan begins with "
+        "the next period, and what is paid is kept until then (`kept_plan`, `kept_until`)."
+    ),
+    openapi_extra=CHANGE_REQUEST,
+    responses=example("The subscription.", SUBSCRIPTION_EXAMPLE | {"plan": "business"}),
+)
+async def change_subscription(
+    request: Request, caller: CurrentCaller, service: SubscriptionsDep, subscription_id: UUID
+) -> Subscription:
+    """See SubscriptionService.change."""
+    wanted = await read_json(request, ChangeRequest)
+    return await service.change(caller.user_id, subscription_id, wanted)
+
+
+@router.post(
+    "/subscriptions/{subscription_id}/cancel",
+    summary="Cancel a subscription",
+    description="At the end of the period, or now; now gives nothing back.",
+    openapi_extra=CANCEL_REQUEST,
+    responses=example("The subscription.", SUBSCRIPTION_EXAMPLE | {"cancel_at_period_end": True}),
+)
+async def cancel_subscription(
+    request: Request, caller: CurrentCaller, service: SubscriptionsDep, subscription_id: UUID
+) -> Subscription:
+    """See SubscriptionService.act."""
+    wanted = await read_json(request, CancelRequest)
+    return await service.act(
+        caller.user_id,
+        subscription_id,
+        "cancel_now" if wanted.when == "now" else "cancel_at_period_end",
+    )
+
+
+@router.post(
+    "/subscriptions/{subscription_id}/pause",
+    summary="Pause a subscription",
+    description="Nothing is collected from the next period on; what is paid is kept to its end.",
+    responses=example("The subscription.", SUBSCRIPTION_EXAMPLE | {"is_paused": True}),
+)
+async def pause_subscription(
+    caller: CurrentCaller, service: SubscriptionsDep, subscription_id: UUID
+) -> Subscription:
+    """See SubscriptionService.act."""
+    return await service.act(caller.user_id, subscription_id, "pause")
+
+
+@router.post(
+    "/subscriptions/{subscription_id}/resume",
+    summary="Resume a subscription",
+    description=(
+        "Takes back a cancellation or a pause. A pause that outlived what was paid begins a new "
+        "period, which is charged at once; 402 `payment_declined` when that fails."
+    ),
+    responses=example("The subscription.", SUBSCRIPTION_EXAMPLE),
+)
+async def resume_subscription(
+    caller: CurrentCaller, service: SubscriptionsDep, subscription_id: UUID
+) -> Subscription:
+    """See SubscriptionService.act."""
+    return await service.act(caller.user_id, subscription_id, "resume")
+
+
+@router.post(
+    "/portal",
+    summary="Open the customer portal",
+    description="A page of Stripe's with payment methods and invoices, for one visit.",
+    openapi_extra=PORTAL_REQUEST,
+    responses=example("The page.", PORTAL_EXAMPLE),
+)
+async def portal(request: Request, caller: CurrentCaller, service: SubscriptionsDep) -> Portal:
+    """See SubscriptionService.portal."""
+    return await service.portal(caller.user_id, await read_json(request, PortalRequest))
 
 
 @router.post(

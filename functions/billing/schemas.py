@@ -9,6 +9,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field
 
 RedirectUrl = Annotated[str, Field(min_length=1, max_length=2048)]
+Currency = Annotated[str, Field(pattern="^[A-Za-z]{3}$")]
 
 
 class CheckoutRequest(BaseModel):
@@ -27,6 +28,9 @@ class CheckoutRequest(BaseModel):
 
     organization: Annotated[str | None, Field(min_length=1, max_length=100)] = None
     """Id or slug of an organization the caller administers, to buy for it."""
+
+    currency: Currency | None = None
+    """The currency the buyer was shown; 409 `currency_mismatch` when it is sold in another."""
 
 
 PurchaseStatus = Literal[
@@ -61,21 +65,26 @@ class EventAnswer(BaseModel):
     result: Literal["applied", "duplicate", "ignored"]
 
 
-CHECKOUT_REQUEST: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": CheckoutRequest.model_json_schema(),
-                "example": {
-                    "pack": "starter",
-                    "success_url": "http://localhost:3000/credits?session={CHECKOUT_SESSION_ID}",
-                    "cancel_url": "http://localhost:3000/credits",
-                },
-            }
-        },
+def body(model: type[BaseModel], sample: dict[str, Any]) -> dict[str, Any]:
+    """OpenAPI's description of a body that is read by functions/core/request_body.py."""
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": model.model_json_schema(), "example": sample}
+            },
+        }
     }
-}
+
+
+CHECKOUT_REQUEST = body(
+    CheckoutRequest,
+    {
+        "pack": "starter",
+        "success_url": "http://localhost:3000/credits?session={CHECKOUT_SESSION_ID}",
+        "cancel_url": "http://localhost:3000/credits",
+    },
+)
 
 EVENT_REQUEST: dict[str, Any] = {
     "requestBody": {

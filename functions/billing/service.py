@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Literal
 from uuid import UUID
 
+from functions.billing.customers import require_customer
 from functions.billing.redirects import require_allowed
 from functions.billing.schemas import Checkout, CheckoutRequest
 from functions.billing.stripe_client import Session, StripeGateway
@@ -39,8 +40,8 @@ class CheckoutService:
         """Open a purchase and the page on which it is paid; same key, same page.
 
         Raises QuernelError, among them url_not_allowed, pack_not_found, not_a_member, not_an_admin,
-        idempotency_conflict and payment_provider_unavailable. Nothing is created at Stripe before
-        the database has agreed to the purchase.
+        currency_mismatch, idempotency_conflict and payment_provider_unavailable. Nothing is
+        created at Stripe before the database has agreed to the purchase.
         """
         for param in ("success_url", "cancel_url"):
             require_allowed(getattr(request, param), self._settings.browser_origins, param=param)
@@ -50,11 +51,14 @@ class CheckoutService:
             p_pack=request.pack,
             p_organization=request.organization,
             p_idempotency_key=idempotency_key,
+            p_currency=request.currency,
         )
         if purchase["checkout_session_id"] is None:
             session = await self._gateway.create_session(
                 purchase,
-                customer_id=await self._customer(user_id, purchase["organization_id"]),
+                customer_id=await require_customer(
+                    self._database, self._gateway, user_id, purchase["organization_id"]
+                ),
                 success_url=request.success_url,
                 cancel_url=request.cancel_url,
             )
@@ -67,25 +71,6 @@ class CheckoutService:
             }
             | {name: purchase[name] for name in ("status", "credits", "price_minor", "currency")}
         )
-
-    async def _customer(self, user_id: UUID, organization_id: str | None) -> str:
-        """The owner's one customer at Stripe, made on the first checkout."""
-        claim = await self._database.rpc(
-            "customer_claim", p_user_id=user_id, p_organization_id=organization_id
-        )
-        if claim["customer_id"] is not None:
-            return str(claim["customer_id"])
-        owner = {"quernel_organization_id": organization_id} if organization_id else {}
-        created = await self._gateway.create_customer(
-            claim["claim_id"],
-            email=claim["email"],
-            name=claim["name"],
-            owner=owner or {"quernel_user_id": str(user_id)},
-        )
-        attached = await self._database.rpc(
-            "customer_attach", p_claim_id=claim["claim_id"], p_customer_id=created
-        )
-        return str(attached["customer_id"])
 
     async def _attach(self, purchase_id: str, session: Session) -> dict[str, Json]:
         try:

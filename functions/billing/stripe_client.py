@@ -1,37 +1,28 @@
-"""Stripe's API through the official SDK: the calls billing makes, and what their failures mean.
+"""Stripe's API through the official SDK: the client, customers, checkouts of packs, and reading.
 
 Every write carries an idempotency key, so a call that is repeated, by us or by the SDK's own
-retries, happens once. Failures become payment_provider_unavailable (503), payment_provider_error
-(502) or idempotency_conflict (409); the cause is logged here and never told.
+retries, happens once. Failures are those of functions/billing/stripe_errors.py.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
 from uuid import UUID
 
-import stripe
 from stripe import StripeClient, StripeObject
 from stripe.params import CustomerCreateParams
 from stripe.params.checkout import SessionCreateParams, SessionCreateParamsLineItem
 
-from functions.core.errors import QuernelError, UnavailableError
+from functions.billing.stripe_errors import provider_error, translated
 from functions.core.json import Json
 from functions.core.lifespan import open_stripe
-from functions.core.logging import log_event
 from functions.core.settings import Settings
 
-logger = logging.getLogger(__name__)
-
 LIVE_KEY_PREFIXES = ("sk_live_", "rk_live_")
-
-RETRY_AFTER_SECONDS = 5
 
 
 @asynccontextmanager
@@ -81,8 +72,14 @@ class StripeGateway:
         self._readers: dict[str, Callable[[str], Awaitable[StripeObject]]] = {
             "checkout.session": self._v1.checkout.sessions.retrieve_async,
             "charge": self._read_charge,
+            "customer": self._v1.customers.retrieve_async,
             "dispute": self._v1.disputes.retrieve_async,
+            "invoice": self._v1.invoices.retrieve_async,
+            "invoice_payment": self._v1.invoice_payments.retrieve_async,
+            "payment_intent": self._v1.payment_intents.retrieve_async,
+            "payment_method": self._v1.payment_methods.retrieve_async,
             "refund": self._v1.refunds.retrieve_async,
+            "subscription": self._v1.subscriptions.retrieve_async,
         }
 
     async def create_customer(
@@ -94,7 +91,7 @@ class StripeGateway:
             params["email"] = email
         if name is not None:
             params["name"] = name
-        with _translated("customers.create"):
+        with translated("customers.create"):
             customer = await self._v1.customers.create_async(
                 params, {"idempotency_key": f"quernel-customer-{claim_id}"}
             )
@@ -122,12 +119,12 @@ class StripeGateway:
             "success_url": success_url,
             "cancel_url": cancel_url,
         }
-        with _translated("checkout.sessions.create"):
+        with translated("checkout.sessions.create"):
             session = await self._v1.checkout.sessions.create_async(
                 params, {"idempotency_key": f"quernel-checkout-{purchase['id']}"}
             )
         if session.url is None:
-            raise _provider_error()
+            raise provider_error()
         return Session(
             id=session.id,
             url=session.url,
@@ -138,7 +135,7 @@ class StripeGateway:
 
     async def expire_session(self, session_id: str) -> None:
         """Make sure that a session cannot be paid any more."""
-        with _translated("checkout.sessions.expire"):
+        with translated("checkout.sessions.expire"):
             await self._v1.checkout.sessions.expire_async(
                 session_id, None, {"idempotency_key": f"quernel-expire-{session_id}"}
             )
@@ -147,15 +144,33 @@ class StripeGateway:
         """Read an object's present state. 502 payment_provider_error for a type nobody reads."""
         reader = self._readers.get(object_type)
         if reader is None:
-            raise _provider_error()
-        with _translated(f"{object_type}.retrieve"):
-            found = await reader(object_id)
-        response = found.last_response
-        return Reading(found.to_dict(), _date(response.headers.get("date") if response else None))
+            raise provider_error()
+        with translated(f"{object_type}.retrieve"):
+            reading = reading_of(await reader(object_id))
+            if object_type == "invoice":
+                await self._complete_lines(reading.state)
+        return reading
+
+    async def _complete_lines(self, invoice: dict[str, Json]) -> None:
+        # An invoice carries its first lines only, and its credits are counted from all of them.
+        lines = invoice["lines"]
+        while lines["has_more"]:
+            page = await self._v1.invoices.line_items.list_async(
+                invoice["id"], {"limit": 100, "starting_after": lines["data"][-1]["id"]}
+            )
+            more = page.to_dict()
+            lines["data"] += more["data"]
+            lines["has_more"] = more["has_more"]
 
     async def _read_charge(self, charge_id: str) -> StripeObject:
         # A charge comes without its refunds unless asked; only they say which of them failed.
         return await self._v1.charges.retrieve_async(charge_id, {"expand": ["refunds"]})
+
+
+def reading_of(found: StripeObject) -> Reading:
+    """What Stripe answered, and when."""
+    response = found.last_response
+    return Reading(found.to_dict(), _date(response.headers.get("date") if response else None))
 
 
 def _line_item(purchase: dict[str, Json]) -> SessionCreateParamsLineItem:
@@ -177,42 +192,3 @@ def _date(header: str | None) -> datetime | None:
         return None if header is None else parsedate_to_datetime(header)
     except ValueError:
         return None
-
-
-@contextmanager
-def _translated(call: str) -> Iterator[None]:
-    """Turn the SDK's exceptions into ours; log the cause without its message, which may quote."""
-    try:
-        yield
-    except stripe.StripeError as error:
-        fields: dict[str, Any] = {
-            "call": call,
-            "error": type(error).__name__,
-            "status": error.http_status,
-            "code": error.code,
-            "param": getattr(error, "param", None),
-            "stripe_request_id": error.request_id,
-        }
-        log_event(logger, logging.WARNING, "stripe failure", **fields)
-        raise _public_error(error) from None
-
-
-def _public_error(error: stripe.StripeError) -> QuernelError:
-    if isinstance(error, stripe.IdempotencyError):
-        return QuernelError(
-            "idempotency_conflict",
-            409,
-            "This idempotency key was already used with other arguments.",
-        )
-    # APIError is also what the SDK raises for a 5xx.
-    if isinstance(error, stripe.APIConnectionError | stripe.RateLimitError | stripe.APIError):
-        return UnavailableError(
-            "payment_provider_unavailable",
-            "The payment provider does not answer. Try again.",
-            RETRY_AFTER_SECONDS,
-        )
-    return _provider_error()
-
-
-def _provider_error() -> QuernelError:
-    return QuernelError("payment_provider_error", 502, "The payment provider refused this request.")

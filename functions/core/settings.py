@@ -125,6 +125,7 @@ class Settings(BaseSettings):
     stripe_secret_key: OptionalSecret = None
     stripe_webhook_secret: OptionalSecret = None
     stripe_api_base: OptionalUrl = None
+    stripe_portal_configuration: OptionalText = None
     stripe_timeout_seconds: Seconds = 20.0
 
     @property

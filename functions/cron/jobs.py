@@ -63,6 +63,11 @@ CRON_JOBS: Mapping[str, CronJob] = {
         MINUTE,
         (Step("credit_expire", batch=200),),
     ),
+    "lapse_plans": CronJob(
+        "Show owners whose plan has ended what they have now",
+        5 * MINUTE,
+        (Step("plans_lapse", batch=200),),
+    ),
     "sweep_tasks": CronJob(
         "Queue tasks again whose worker is gone, end those nobody pays for",
         30,

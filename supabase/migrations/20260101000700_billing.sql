@@ -1,6 +1,8 @@
--- Billing: plans, credit packs and their purchase, and the inbox of what Stripe says happened.
+-- Billing: plans, credit packs and their purchase, and the inbox of what Stripe says happened. Two more chapters go on:
+-- subscriptions, and what was billed and paid (invoices, payments, payment methods).
 --
 --   plans                     what each tier allows and costs; profiles and organizations point at theirs
+--   private.plan_prices       every price at Stripe a plan ever had: old subscriptions keep theirs
 --   credit_packs              what a top-up can buy
 --   credit_purchases          one row per checkout, with credits and price as they were when it began
 --   private.stripe_customers  the one Stripe customer of each owner
@@ -11,8 +13,9 @@
 -- the newest snapshot of each object decides, and a purchase is recomputed from the newest snapshots of its payment.
 -- Stripe ids are text without foreign keys, because events arrive out of order (docs/stripe.md).
 --
--- Locks: event, then object, then payment, then purchase, then credit account. No function takes them in another
--- order. The payment's lock is what lets a refund and the checkout it undoes arrive in the same instant.
+-- Locks: event, then object, then payment, then the owner (their profile or organization), then purchase, then credit
+-- account. No function takes them in another order. The payment's lock is what lets a refund and the checkout it
+-- undoes arrive in the same instant; the owner's does the same for an invoice, its payments and its subscription.
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- Plans
@@ -122,6 +125,30 @@ insert into public.plans (
   'enterprise', 'Enterprise', 'Without limits, on request.', -1, -1, -1, -1, -1, -1, -1, -1, 0,
   true, true, true, '["chat", "images", "documents", "api", "workflows", "priority_support"]', null, null, 4
 );
+
+create table private.plan_prices (
+  stripe_price_id text primary key,
+  plan_id uuid not null references public.plans (id),
+  billing_interval text not null,
+  amount_minor bigint not null,
+  currency text not null,
+  created_at timestamptz not null default now(),
+  constraint stripe_price_id_is_a_price check (stripe_price_id ~ '^price_[A-Za-z0-9_]{1,200}$'),
+  constraint billing_interval_is_known check (billing_interval in ('month', 'year')),
+  -- A subscription that costs nothing would grant its credits for nothing.
+  constraint amount_is_positive check (amount_minor > 0),
+  constraint currency_is_lower_case_iso_4217 check (currency ~ '^[a-z]{3}$')
+);
+
+comment on table private.plan_prices is 'Every price at Stripe that a plan has or had: a subscription keeps the price it was made with. Kept by a trigger on plans.';
+comment on column private.plan_prices.stripe_price_id is 'The price at Stripe.';
+comment on column private.plan_prices.plan_id is 'The plan it buys.';
+comment on column private.plan_prices.billing_interval is 'How often it is paid: month or year.';
+comment on column private.plan_prices.amount_minor is 'What one such period costs, in minor units.';
+comment on column private.plan_prices.currency is 'Currency of the amount, lower-case ISO 4217.';
+comment on column private.plan_prices.created_at is 'When the plan got it.';
+
+create index plan_prices_by_plan on private.plan_prices (plan_id);
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- Entitlements: what an owner has. Clients have no column grant on these, so they can only read them.
@@ -308,7 +335,9 @@ create table private.stripe_customers (
   id uuid primary key default gen_random_uuid(),
   user_id uuid unique references public.profiles (id) on delete set null,
   organization_id uuid unique references public.organizations (id) on delete set null,
+  account_id uuid not null references public.credit_accounts (id),
   customer_id text unique,
+  default_payment_method_id text,
   email text,
   name text,
   created_at timestamptz not null default now(),
@@ -322,11 +351,15 @@ comment on table private.stripe_customers is 'The one Stripe customer of each us
 comment on column private.stripe_customers.id is 'Identifies the claim; the idempotency key of the customer''s creation at Stripe derives from it.';
 comment on column private.stripe_customers.user_id is 'The user it stands for; null for an organization''s, or once erased.';
 comment on column private.stripe_customers.organization_id is 'The organization it stands for; null for a user''s, or once erased.';
+comment on column private.stripe_customers.account_id is 'Credit account of the owner; stays when the owner is erased.';
 comment on column private.stripe_customers.customer_id is 'Its id at Stripe; null while it is being created.';
+comment on column private.stripe_customers.default_payment_method_id is 'The payment method at Stripe that the customer chose for invoices; null for none.';
 comment on column private.stripe_customers.email is 'Address it is created with, the same for every attempt; null once it exists.';
 comment on column private.stripe_customers.name is 'Name it is created with, the same for every attempt; null once it exists.';
 comment on column private.stripe_customers.created_at is 'When the first checkout claimed it.';
 comment on column private.stripe_customers.attached_at is 'When its id at Stripe became known.';
+
+create index stripe_customers_by_account on private.stripe_customers (account_id);
 
 create table private.stripe_object_handlers (
   object_type text primary key,
@@ -445,6 +478,7 @@ create table private.stripe_objects (
   read_asked_at timestamptz,
   revision bigint not null default 0,
   payment_intent_id text,
+  invoice_id text,
   state jsonb,
   updated_at timestamptz not null default now(),
   constraint a_state_has_its_age check (num_nonnulls(event_id, newest_from, newest_until, state) in (0, 4)),
@@ -454,17 +488,19 @@ create table private.stripe_objects (
 comment on table private.stripe_objects is 'The newest state of each Stripe object that was applied, and how old that state is. A payment''s row may be empty: it is there to be locked.';
 comment on column private.stripe_objects.id is 'Id of the object at Stripe.';
 comment on column private.stripe_objects.type is 'Type of the object.';
-comment on column private.stripe_objects.event_id is 'The event that brought the state; no foreign key, events may be retired first.';
+comment on column private.stripe_objects.event_id is 'The event that brought the state, or "read"; no foreign key, events may be retired first.';
 comment on column private.stripe_objects.newest_from is 'The state is at least this new, by Stripe''s clock: older events change nothing.';
 comment on column private.stripe_objects.newest_until is 'The state is at most this new: later events change it, those in between need a read.';
 comment on column private.stripe_objects.read_asked_at is 'When the last read from Stripe that was applied was asked for, by our clock.';
 comment on column private.stripe_objects.revision is 'Counts the states applied.';
 comment on column private.stripe_objects.payment_intent_id is 'The payment it belongs to.';
+comment on column private.stripe_objects.invoice_id is 'The invoice an invoice payment belongs to.';
 comment on column private.stripe_objects.state is 'The object without personal data.';
 comment on column private.stripe_objects.updated_at is 'When the state last changed.';
 
 create index stripe_objects_by_payment on private.stripe_objects (payment_intent_id)
 where payment_intent_id is not null;
+create index stripe_objects_by_invoice on private.stripe_objects (invoice_id) where invoice_id is not null;
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- Grants and row level security: everybody reads the price list, owners read their purchases, functions write
@@ -476,6 +512,7 @@ grant select on public.credit_purchases to authenticated, service_role;
 alter table public.plans enable row level security;
 alter table public.credit_packs enable row level security;
 alter table public.credit_purchases enable row level security;
+alter table private.plan_prices enable row level security;
 alter table private.stripe_customers enable row level security;
 alter table private.stripe_object_handlers enable row level security;
 alter table private.stripe_event_types enable row level security;
@@ -536,6 +573,40 @@ create trigger profiles_follow_their_plan
 before insert or update of plan_id, subscription_tier on public.profiles
 for each row execute function private.follow_plan();
 
+create function private.keep_plan_prices() returns trigger
+language plpgsql security definer set search_path = ''
+as $$
+begin
+  insert into private.plan_prices as k (stripe_price_id, plan_id, billing_interval, amount_minor, currency)
+  select p.price_id, new.id, p.billing_interval, p.amount_minor, new.currency
+  from (
+    values
+    (new.stripe_price_id_monthly, 'month', new.price_monthly_minor),
+    (new.stripe_price_id_yearly, 'year', new.price_yearly_minor)
+  ) as p (price_id, billing_interval, amount_minor)
+  where p.price_id is not null
+  on conflict (stripe_price_id) do update
+  set amount_minor = excluded.amount_minor, currency = excluded.currency
+  where k.plan_id = excluded.plan_id and k.billing_interval = excluded.billing_interval;
+  if exists (
+    select from private.plan_prices as k
+    where (k.stripe_price_id = new.stripe_price_id_monthly and (k.plan_id, k.billing_interval) <> (new.id, 'month'))
+      or (k.stripe_price_id = new.stripe_price_id_yearly and (k.plan_id, k.billing_interval) <> (new.id, 'year'))
+  ) then
+    perform private.fail(409, 'plan_price_in_use', 'A price at Stripe belongs to one plan and interval for good.');
+  end if;
+  return null;
+end
+$$;
+
+comment on function private.keep_plan_prices() is 'Trigger: remembers every price a plan had; 409 plan_price_in_use when another plan has or had it.';
+
+create trigger plans_keep_their_prices
+after insert
+or update of stripe_price_id_monthly, stripe_price_id_yearly, price_monthly_minor, price_yearly_minor, currency
+on public.plans
+for each row execute function private.keep_plan_prices();
+
 create function private.lock_purchases_of_leaver() returns trigger
 language plpgsql security definer set search_path = ''
 as $$
@@ -591,6 +662,20 @@ comment on function private.plan_of(uuid, uuid) is
 -- Checkout
 -- ---------------------------------------------------------------------------------------------------------------
 
+create function private.require_currency(p_wanted text, p_currency text) returns void
+language plpgsql immutable set search_path = ''
+as $$
+begin
+  if lower(p_wanted) <> p_currency then
+    perform private.fail(409, 'currency_mismatch', 'This is sold in another currency.',
+      jsonb_build_object('currency', p_currency));
+  end if;
+end
+$$;
+
+comment on function private.require_currency(text, text) is
+'Refuses (409 currency_mismatch) a buyer who was shown a price in another currency; null asks for none.';
+
 create function private.purchase_json(p_purchase public.credit_purchases) returns jsonb
 language sql stable security definer set search_path = ''
 as $$
@@ -621,7 +706,8 @@ create function backend.checkout_start(
   p_user_id uuid,
   p_pack text,
   p_organization text default null,
-  p_idempotency_key text default null
+  p_idempotency_key text default null,
+  p_currency text default null
 ) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
@@ -646,6 +732,7 @@ begin
   if v_pack.id is null then
     perform private.fail(404, 'pack_not_found', 'There is no such credit pack on sale.', '{"param": "pack"}');
   end if;
+  perform private.require_currency(p_currency, v_pack.currency);
 
   if p_idempotency_key is not null then
     -- A checkout that ended without a payment gives its key back.
@@ -676,8 +763,8 @@ begin
 end
 $$;
 
-comment on function backend.checkout_start(uuid, text, text, text) is
-'Opens a purchase of a pack for a user, or for an organization they administer (403 not_an_admin); 404 pack_not_found. Same key, same purchase.';
+comment on function backend.checkout_start(uuid, text, text, text, text) is
+'Opens a purchase of a pack for a user, or for an organization they administer (403 not_an_admin); 404 pack_not_found, 409 currency_mismatch. Same key, same purchase.';
 
 create function backend.customer_claim(p_user_id uuid, p_organization_id uuid default null) returns jsonb
 language plpgsql volatile security definer set search_path = ''
@@ -685,10 +772,12 @@ as $$
 declare
   v_customer private.stripe_customers;
 begin
-  insert into private.stripe_customers (user_id, organization_id, email, name)
-  select case when p_organization_id is null then p.id end, o.id, p.email, coalesce(o.name, p.full_name)
+  insert into private.stripe_customers (user_id, organization_id, account_id, email, name)
+  select case when p_organization_id is null then p.id end, o.id, a.id, p.email, coalesce(o.name, p.full_name)
   from public.profiles as p
   left join public.organizations as o on o.id = p_organization_id
+  inner join public.credit_accounts as a
+    on case when p_organization_id is null then a.user_id = p.id else a.organization_id = o.id end
   where p.id = p_user_id and (p_organization_id is null or o.id is not null)
   on conflict do nothing;
 
@@ -723,6 +812,15 @@ begin
   if p_customer_id is null or p_customer_id !~ '^cus_[A-Za-z0-9_]{1,200}$' then
     perform private.fail(400, 'invalid_argument', 'A Stripe customer id is required.', '{"param": "customer_id"}');
   end if;
+  -- The owner first, as their erasure and every handler lock them.
+  perform p.id
+  from public.profiles as p
+  where p.id = (select c.user_id from private.stripe_customers as c where c.id = p_claim_id)
+  for no key update;
+  perform o.id
+  from public.organizations as o
+  where o.id = (select c.organization_id from private.stripe_customers as c where c.id = p_claim_id)
+  for no key update;
   select c.* into v_customer from private.stripe_customers as c where c.id = p_claim_id for update;
   if v_customer.id is null then
     perform private.fail(404, 'claim_not_found', 'There is no such claim to a customer.');
@@ -796,72 +894,6 @@ $$;
 
 comment on function private.stripe_id(jsonb) is 'Id in a field that Stripe may have expanded into the whole object.';
 
-create function private.purchase_apply_reversals(p_purchase_id uuid) returns jsonb
-language plpgsql volatile security definer set search_path = ''
-as $$
-declare
-  v_purchase public.credit_purchases;
-  v_charge_id text;
-  v_refunded bigint;
-  v_disputed bigint;
-  v_target numeric;
-begin
-  select c.* into strict v_purchase from public.credit_purchases as c where c.id = p_purchase_id for update;
-  if v_purchase.lot_id is null then
-    return jsonb_build_object('purchase_id', p_purchase_id, 'status', v_purchase.status);
-  end if;
-
-  -- A payment may have failed charges beside the one that went through; those were never refunded.
-  select max(o.id) filter (where o.state ->> 'status' = 'succeeded'), coalesce(sum(private.charge_refunded(o.state)), 0)
-  into v_charge_id, v_refunded
-  from private.stripe_objects as o
-  where o.type = 'charge' and o.payment_intent_id = v_purchase.stripe_payment_intent_id;
-
-  -- An inquiry (warning_*) and a prevented dispute move no money, and a dispute that was won returned it.
-  select coalesce(sum(
-    -- In another currency the amount does not compare; the whole payment is then in question.
-    case when o.state ->> 'currency' = v_purchase.currency then (o.state ->> 'amount')::bigint else v_purchase.price_minor end
-  ), 0)
-  into v_disputed
-  from private.stripe_objects as o
-  where o.type = 'dispute'
-    and o.state ->> 'status' in ('needs_response', 'under_review', 'lost')
-    and o.payment_intent_id = v_purchase.stripe_payment_intent_id;
-
-  v_refunded := least(v_refunded, v_purchase.price_minor);
-  v_disputed := least(v_disputed, v_purchase.price_minor);
-  update public.credit_purchases as c
-  set amount_refunded_minor = v_refunded,
-    amount_disputed_minor = v_disputed,
-    stripe_charge_id = coalesce(v_charge_id, c.stripe_charge_id),
-    status = case
-      when v_disputed > 0 then 'disputed'
-      when v_refunded = c.price_minor then 'refunded'
-      when v_refunded > 0 then 'partially_refunded'
-      else 'paid'
-    end
-  where c.id = p_purchase_id
-  returning c.* into v_purchase;
-
-  v_target := round(
-    v_purchase.credits * least(v_refunded + v_disputed, v_purchase.price_minor) / v_purchase.price_minor, 6
-  );
-  return jsonb_build_object('purchase_id', p_purchase_id, 'status', v_purchase.status, 'clawed_back', v_target)
-    || private.credit_claw_back(
-      v_purchase.lot_id, v_target,
-      case
-        when v_disputed > 0 then 'Payment disputed'
-        when v_refunded > 0 then 'Payment refunded'
-        else 'Payment restored'
-      end,
-      v_purchase.stripe_payment_intent_id
-    );
-end
-$$;
-
-comment on function private.purchase_apply_reversals(uuid) is
-'Recomputes what of a paid purchase was refunded or is disputed, from the newest states of its charges and disputes, and brings the credits taken back to that share.';
-
 create function private.charge_refunded(p_charge jsonb) returns bigint
 language sql immutable parallel safe set search_path = ''
 as $$
@@ -870,7 +902,10 @@ as $$
   select least(
     (p_charge ->> 'amount_refunded')::bigint,
     case when (p_charge #>> '{refunds,has_more}')::boolean is false then (
-      select sum((r.value ->> 'amount')::bigint) filter (where r.value ->> 'status' not in ('failed', 'canceled'))
+      -- Without any refund in the list it says nothing; with failed ones alone it says none.
+      select coalesce(
+        sum((r.value ->> 'amount')::bigint) filter (where r.value ->> 'status' not in ('failed', 'canceled')), 0
+      )
       from jsonb_array_elements(p_charge #> '{refunds,data}') as r (value)
       having count(*) > 0
     ) end
@@ -878,6 +913,124 @@ as $$
 $$;
 
 comment on function private.charge_refunded(jsonb) is 'Money given back for a charge, in minor units, without refunds that failed.';
+
+create function private.lock_billing_owner(p_customer_id text) returns private.stripe_customers
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_customer private.stripe_customers;
+begin
+  select c.* into v_customer from private.stripe_customers as c where c.customer_id = p_customer_id;
+  -- A hold takes `for key share`, which this lock lets through: chats do not wait for a webhook.
+  perform p.id from public.profiles as p where p.id = v_customer.user_id for no key update;
+  perform o.id from public.organizations as o where o.id = v_customer.organization_id for no key update;
+  if v_customer.id is not null and num_nonnulls(v_customer.user_id, v_customer.organization_id) = 0 then
+    perform c.id from private.stripe_customers as c where c.id = v_customer.id for update;
+  end if;
+  -- Read again: the owner may have been erased while we waited.
+  select c.* into v_customer from private.stripe_customers as c where c.customer_id = p_customer_id;
+  return v_customer;
+end
+$$;
+
+comment on function private.lock_billing_owner(text) is
+'Whose customer this is, with the owner locked so that what is billed to them changes in one place at a time; a null row for nobody''s.';
+
+create function private.payment_reversals(
+  p_payment_intent_id text,
+  p_amount_minor bigint,
+  p_currency text,
+  out charge_id text,
+  out refunded_minor bigint,
+  out disputed_minor bigint
+)
+language plpgsql stable security definer set search_path = ''
+as $$
+begin
+  -- A payment may have failed charges beside the one that went through; those were never refunded.
+  select max(o.id) filter (where o.state ->> 'status' = 'succeeded'),
+    least(coalesce(sum(private.charge_refunded(o.state)), 0), p_amount_minor)
+  into charge_id, refunded_minor
+  from private.stripe_objects as o
+  where o.type = 'charge' and o.payment_intent_id = p_payment_intent_id;
+
+  -- An inquiry (warning_*) and a prevented dispute move no money, and a dispute that was won returned it.
+  select least(coalesce(sum(
+    -- In another currency the amount does not compare; the whole payment is then in question.
+    case when o.state ->> 'currency' = p_currency then (o.state ->> 'amount')::bigint else p_amount_minor end
+  ), 0), p_amount_minor)
+  into disputed_minor
+  from private.stripe_objects as o
+  where o.type = 'dispute'
+    and o.state ->> 'status' in ('needs_response', 'under_review', 'lost')
+    and o.payment_intent_id = p_payment_intent_id;
+end
+$$;
+
+comment on function private.payment_reversals(text, bigint, text) is
+'What of a payment was refunded or is withheld by disputes, in minor units, from the newest states of its charges and disputes.';
+
+create function private.claw_back_share(
+  p_lot_id uuid, p_paid_minor bigint, p_refunded_minor bigint, p_disputed_minor bigint, p_reference text
+) returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_amount numeric;
+  v_target numeric;
+begin
+  select l.amount into strict v_amount from public.credit_lots as l where l.id = p_lot_id;
+  v_target := round(v_amount * least(p_refunded_minor + p_disputed_minor, p_paid_minor) / p_paid_minor, 6);
+  return jsonb_build_object('clawed_back', v_target) || private.credit_claw_back(
+    p_lot_id, v_target,
+    case
+      when p_disputed_minor > 0 then 'Payment disputed'
+      when p_refunded_minor > 0 then 'Payment refunded'
+      else 'Payment restored'
+    end,
+    p_reference
+  );
+end
+$$;
+
+comment on function private.claw_back_share(uuid, bigint, bigint, bigint, text) is
+'Brings the credits taken back from a lot to the share of its price that was refunded or is disputed.';
+
+create function private.purchase_apply_reversals(p_purchase_id uuid) returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_purchase public.credit_purchases;
+  v_reversed record;
+begin
+  select c.* into strict v_purchase from public.credit_purchases as c where c.id = p_purchase_id for update;
+  if v_purchase.lot_id is null then
+    return jsonb_build_object('purchase_id', p_purchase_id, 'status', v_purchase.status);
+  end if;
+  v_reversed := private.payment_reversals(
+    v_purchase.stripe_payment_intent_id, v_purchase.price_minor, v_purchase.currency
+  );
+  update public.credit_purchases as c
+  set amount_refunded_minor = v_reversed.refunded_minor,
+    amount_disputed_minor = v_reversed.disputed_minor,
+    stripe_charge_id = coalesce(v_reversed.charge_id, c.stripe_charge_id),
+    status = case
+      when v_reversed.disputed_minor > 0 then 'disputed'
+      when v_reversed.refunded_minor = c.price_minor then 'refunded'
+      when v_reversed.refunded_minor > 0 then 'partially_refunded'
+      else 'paid'
+    end
+  where c.id = p_purchase_id
+  returning c.* into v_purchase;
+  return jsonb_build_object('purchase_id', p_purchase_id, 'status', v_purchase.status) || private.claw_back_share(
+    v_purchase.lot_id, v_purchase.price_minor, v_purchase.amount_refunded_minor, v_purchase.amount_disputed_minor,
+    v_purchase.stripe_payment_intent_id
+  );
+end
+$$;
+
+comment on function private.purchase_apply_reversals(uuid) is
+'Recomputes what of a paid purchase was refunded or is disputed, and brings the credits taken back to that share.';
 
 create function private.stripe_apply_checkout_session(p_event_type text, p_session jsonb) returns jsonb
 language plpgsql volatile security definer set search_path = ''
@@ -890,12 +1043,16 @@ declare
   v_purchase public.credit_purchases;
   v_grant jsonb;
 begin
+  if p_session ->> 'mode' = 'subscription' then
+    return private.subscription_checkout_apply(p_session);
+  end if;
   if p_session ->> 'mode' is distinct from 'payment' then
     return jsonb_build_object('ignored', 'not_a_payment');
   end if;
   if v_payment_intent_id is not null then
     perform private.stripe_lock_object('payment_intent', v_payment_intent_id);
   end if;
+  perform private.lock_billing_owner(private.stripe_id(p_session -> 'customer'));
   select c.* into v_purchase
   from public.credit_purchases as c
   where c.stripe_checkout_session_id = v_session_id
@@ -941,6 +1098,9 @@ begin
       where c.id = v_purchase.id;
     end if;
     -- A refund or a dispute may have been told first.
+    if v_payment_intent_id is not null then
+      perform private.payment_apply(v_payment_intent_id, private.stripe_id(p_session -> 'customer'));
+    end if;
     return jsonb_build_object('granted', v_grant -> 'amount') || private.purchase_apply_reversals(v_purchase.id);
   end if;
 
@@ -960,36 +1120,18 @@ $$;
 comment on function private.stripe_apply_checkout_session(text, jsonb) is
 'Applies the state of a checkout session: grants the credits of a paid purchase once, keyed on the payment, and only for exactly its price.';
 
-create function private.stripe_apply_to_purchase(p_payment_intent_id text) returns jsonb
+create function private.stripe_apply_charge(p_event_type text, p_charge jsonb) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
-declare
-  v_purchase_id uuid;
 begin
-  if p_payment_intent_id is null then
-    return jsonb_build_object('ignored', 'not_a_checkout_payment');
-  end if;
-  perform private.stripe_lock_object('payment_intent', p_payment_intent_id);
-  select c.id into v_purchase_id
-  from public.credit_purchases as c
-  where c.stripe_payment_intent_id = p_payment_intent_id;
-  if v_purchase_id is null then
-    -- The purchase is not paid yet as far as we know, or it is not ours: the state waits for it.
-    return jsonb_build_object('purchase_id', null);
-  end if;
-  return private.purchase_apply_reversals(v_purchase_id);
+  return private.payment_apply(
+    private.stripe_id(p_charge -> 'payment_intent'), private.stripe_id(p_charge -> 'customer')
+  );
 end
 $$;
 
-comment on function private.stripe_apply_to_purchase(text) is
-'Applies the newest states of a payment''s charges and disputes to its purchase, at once or when the purchase becomes paid.';
-
-create function private.stripe_apply_charge(p_event_type text, p_charge jsonb) returns jsonb
-language sql volatile security definer set search_path = ''
-as $$ select private.stripe_apply_to_purchase(private.stripe_id(p_charge -> 'payment_intent')) $$;
-
 comment on function private.stripe_apply_charge(text, jsonb) is
-'Applies what of a charge was refunded to its purchase.';
+'Applies what of a charge was refunded to what it paid.';
 
 create function private.stripe_apply_refund(p_event_type text, p_refund jsonb) returns jsonb
 language plpgsql stable security definer set search_path = ''
@@ -1007,11 +1149,15 @@ comment on function private.stripe_apply_refund(text, jsonb) is
 'A refund that failed or was canceled asks for its charge; any other was told by charge.refunded.';
 
 create function private.stripe_apply_dispute(p_event_type text, p_dispute jsonb) returns jsonb
-language sql volatile security definer set search_path = ''
-as $$ select private.stripe_apply_to_purchase(private.stripe_id(p_dispute -> 'payment_intent')) $$;
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+  return private.payment_apply(private.stripe_id(p_dispute -> 'payment_intent'), null);
+end
+$$;
 
 comment on function private.stripe_apply_dispute(text, jsonb) is
-'Applies what a dispute withholds to its purchase.';
+'Applies what a dispute withholds to what was paid.';
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- The inbox
@@ -1081,7 +1227,10 @@ as $$
     newest_until = greatest(o.newest_until, p_from, p_until),
     read_asked_at = coalesce(p_read_asked_at, o.read_asked_at),
     revision = o.revision + 1,
-    payment_intent_id = private.stripe_id(p_object -> 'payment_intent'),
+    payment_intent_id = private.stripe_id(coalesce(
+      nullif(p_object -> 'payment_intent', 'null'), p_object #> '{payment,payment_intent}'
+    )),
+    invoice_id = case when p_object ->> 'object' = 'invoice_payment' then private.stripe_id(p_object -> 'invoice') end,
     state = p_object,
     updated_at = now()
   where o.id = p_object ->> 'id'
@@ -1314,8 +1463,64 @@ $$;
 comment on function backend.stripe_object_apply(text, jsonb, timestamptz) is
 'Applies the state of an object as it was read from Stripe for an event that needed it; p_fetched_at is Stripe''s clock at the answer.';
 
+create function backend.stripe_read_start(p_object_type text, p_object_id text) returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_object private.stripe_objects;
+begin
+  if not exists (select from private.stripe_object_handlers as h where h.object_type = p_object_type)
+     or coalesce(p_object_id, '') !~ '^[a-z]+_[A-Za-z0-9_]{1,250}$' then
+    perform private.fail(400, 'invalid_argument', 'No object of this type is kept.', '{"param": "object_type"}');
+  end if;
+  v_object := private.stripe_lock_object(p_object_type, p_object_id);
+  return jsonb_build_object('revision', v_object.revision, 'asked_at', clock_timestamp());
+end
+$$;
+
+comment on function backend.stripe_read_start(text, text) is
+'Before an object is read or changed at Stripe: which revision of it is known.';
+
+create function backend.stripe_read_finish(
+  p_object jsonb, p_revision bigint, p_asked_at timestamptz, p_fetched_at timestamptz default null
+) returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  -- As in stripe_object_apply.
+  c_read_tolerance constant interval := interval '10 seconds';
+  v_state jsonb := private.stripe_redact(p_object);
+  v_at timestamptz := coalesce(p_fetched_at, p_asked_at);
+  v_object private.stripe_objects;
+  v_handler text;
+  v_result jsonb;
+begin
+  select h.handler into v_handler from private.stripe_object_handlers as h where h.object_type = v_state ->> 'object';
+  if v_handler is null then
+    perform private.fail(400, 'invalid_argument', 'No object of this type is kept.', '{"param": "object"}');
+  end if;
+  v_object := private.stripe_lock_object(v_state ->> 'object', v_state ->> 'id');
+  if v_object.revision <> p_revision then
+    -- Something was applied meanwhile, and nobody knows whether it is newer than what was read.
+    return jsonb_build_object('result', 'stale');
+  end if;
+  perform private.stripe_store(v_state, 'read', v_at - c_read_tolerance, v_at + c_read_tolerance, p_asked_at);
+  execute format('select private.%I($1, $2)', v_handler) using 'read', v_state into v_result;
+  return jsonb_build_object(
+    'result', case when v_result ? 'ignored' then 'ignored' else 'applied' end,
+    'outcome', v_result,
+    'was_known', v_object.state is not distinct from v_state
+  );
+end
+$$;
+
+comment on function backend.stripe_read_finish(jsonb, bigint, timestamptz, timestamptz) is
+'Applies an object as Stripe answered it, without an event: {"result": applied | ignored | stale}. stale: an event came between, which is as new.';
+
 grant execute on function
-backend.checkout_start(uuid, text, text, text),
+backend.stripe_read_start(text, text),
+backend.stripe_read_finish(jsonb, bigint, timestamptz, timestamptz),
+backend.checkout_start(uuid, text, text, text, text),
 backend.customer_claim(uuid, uuid),
 backend.customer_attach(uuid, text),
 backend.checkout_attach(uuid, text, text, timestamptz, bigint, text),

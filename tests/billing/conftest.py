@@ -16,8 +16,11 @@ from local.processes import LOOPBACK, Child, answers, free_port
 from local.stack import Stack
 from local.stripe_double import StripeDouble, serve
 from tests.billing.shop import ORIGIN, Shop
+from tests.billing.subscribers import subscribers
 from tests.conftest import NewUser, User
 from tests.support.service import Service
+
+__all__ = ["subscribers"]
 
 
 @pytest.fixture(scope="session")

@@ -51,6 +51,10 @@ def test_nobody(shop: Shop) -> None:
     assert_refused(shop, None, 401, "missing_credentials")
 
 
+def test_a_pack_in_another_currency_than_was_shown(shop: Shop, user: User) -> None:
+    assert_refused(shop, user, 409, "currency_mismatch", currency="usd")
+
+
 def test_an_unknown_pack(shop: Shop, user: User) -> None:
     assert_refused(shop, user, 404, "pack_not_found", pack="unheard-of")
 

@@ -11,25 +11,13 @@ from stripe.params import WebhookEndpointCreateParams
 from functions.billing.stripe_client import StripeGateway
 from functions.core.settings import STRIPE_API_VERSION
 from local.paths import ROOT
+from tests.billing.handler_map import documented, observe
 from tests.billing.shop import Shop
-
-START, END = "<!-- handler map: begin -->\n", "<!-- handler map: end -->"
-
-
-def handler_map(shop: Shop) -> str:
-    """The table of handled events, as the database has it."""
-    rows = shop.rows(
-        "select t.event_type, h.handler, t.effect from private.stripe_event_types as t"
-        " join private.stripe_object_handlers as h using (object_type) order by 1"
-    )
-    lines = ["| event | function | what it does |", "|---|---|---|"]
-    lines += [f"| `{r['event_type']}` | `private.{r['handler']}` | {r['effect']} |" for r in rows]
-    return "\n".join(lines) + "\n"
 
 
 def test_the_table_of_handled_events_is_the_handler_map(shop: Shop) -> None:
-    text = (ROOT / "docs" / "stripe.md").read_text()
-    assert text.split(START)[1].split(END)[0] == handler_map(shop)
+    with shop.connect() as connection:
+        assert documented() == observe(connection)
 
 
 def test_every_handler_exists(shop: Shop) -> None:

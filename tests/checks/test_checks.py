@@ -331,3 +331,25 @@ def _(scene: Scene) -> str:
         " now(), '{}', 'failed', 'somebody', now() - interval '2 hours')"
     )
     return "evt_check"
+
+
+@found_by("403_paid_invoices_granted_their_credits")
+def _(scene: Scene) -> str:
+    query = (
+        "insert into public.invoices (account_id, status, subtotal_minor, total_minor,"
+        " amount_due_minor, amount_paid_minor, amount_remaining_minor, currency, period_start,"
+        " period_end, issued_at, stripe_invoice_id, credits)"
+        " values (%s, 'paid', 2900, 2900, 2900, 2900, 0, 'eur', now(), now(), now(), 'in_check', 6)"
+        " returning id::text"
+    )
+    return str(one(scene.db, query, scene.payer.account_id))
+
+
+@found_by("404_plans_are_paid_for")
+def _(scene: Scene) -> str:
+    scene.execute(
+        "update public.profiles set plan_id = (select id from public.plans where slug = 'pro'),"
+        " plan_started_at = now(), plan_expires_at = now() + interval '1 day' where id = %s",
+        scene.payer.user,
+    )
+    return str(scene.payer.user)

@@ -46,6 +46,7 @@ async def test_intervals_are_those_the_product_promises() -> None:
     assert {name: job.interval_seconds for name, job in CRON_JOBS.items()} == {
         "reap_holds": 15,
         "expire_lots": 60,
+        "lapse_plans": 300,
         "sweep_tasks": 30,
         "purge_idempotency": 3600,
         "usage_partitions": 86_400,

@@ -16,7 +16,9 @@ import pytest
 
 from local.keys import Keys
 from local.stack import Stack
+from tests.billing.subscribers import price_id
 from tests.conftest import PASSWORD, NewUser, User
+from tests.security.world import subscribe
 from tests.support.service import Service
 
 MODEL = "Qwen2.5-32B-Instruct-AWQ"
@@ -39,6 +41,10 @@ THEIRS: dict[str, LiteralString] = {
     "public.credit_transactions": "account_id = any(%(accounts)s)",
     "private.credit_holds": "account_id = any(%(accounts)s)",
     "public.credit_purchases": "account_id = any(%(accounts)s)",
+    "public.invoices": "account_id = any(%(accounts)s)",
+    "public.payment_methods": "user_id = any(%(people)s) or organization_id = %(organization)s",
+    "public.payments": "account_id = any(%(accounts)s)",
+    "public.subscriptions": "account_id = any(%(accounts)s)",
     "public.usage_logs": "account_id = any(%(accounts)s)",
     "private.stripe_customers": "user_id = any(%(people)s) or organization_id = %(organization)s",
 }
@@ -142,6 +148,16 @@ def cast(
             "credit_balance", p_organization_id=made.organization_id
         )["account_id"]
         _do_business(made, service, mark)
+        admin_connection.execute(
+            "update public.plans set stripe_price_id_monthly = %s"
+            " where slug = 'pro' and stripe_price_id_monthly is null",
+            [price_id("pro")],
+        )
+        for user, organization in (
+            (made.owner.id, None),
+            (made.founder.id, made.organization_id),
+        ):
+            subscribe(admin_connection, user, organization, price_id("pro"))
         service.rpc(
             "user_set_active",
             p_user_id=made.suspended.id,

@@ -9,9 +9,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import re
-import shutil
 import sys
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,9 +21,8 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from local.paths import state_dir
-from local.stack import Ports, Stack
 from tests.security.world import MISSING, ROWS, World, build
+from tests.support.fresh_database import fresh_database
 
 FILE = Path(__file__).with_name("matrix.toml")
 SCHEMAS = ["backend", "private", "public"]
@@ -312,16 +309,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true", help="write matrix.toml")
     options = parser.parse_args()
-    state = state_dir() / "tests" / f"matrix-{os.getpid()}"
-    stack = Stack(state=state, ports=Ports.free(), durable=False, services=False)
-    try:
-        stack.start()
-        with psycopg.connect(stack.admin_dsn) as connection:
-            actual = observe(connection)
-    finally:
-        stack.stop()
-        stack.postgres.destroy()
-        shutil.rmtree(state, ignore_errors=True)
+    with fresh_database() as connection:
+        actual = observe(connection)
     if options.write:
         FILE.write_text(render(actual))
         return

@@ -108,7 +108,7 @@ class TestRefusals:
             {"credits": 1_000_000},
             {"user_id": "{owner}"},
             {"p_user_id": "{owner}"},
-            {"pack": "starter", "currency": "jpy"},
+            {"pack": "starter", "currency": 1},
             {"amount": 1},
         ],
         ids=repr,

@@ -30,6 +30,7 @@ WISHES: dict[str, tuple[dict[str, Any], str]] = {
     "public.credit_packs": ({"price_minor": 1, "credits": 1_000_000}, "slug=eq.starter"),
     "public.credit_purchases": ({"status": "paid"}, "user_id=eq.{owner}"),
     "public.credit_transactions": ({"amount": 1_000_000}, "account_id=eq.{account}"),
+    "public.invoices": ({"status": "paid", "credits": 1_000_000}, "user_id=eq.{owner}"),
     "public.model_providers": ({"api_base_url": "https://evil.example"}, "slug=eq.quernel"),
     "public.models": ({"prompt_price": 0, "completion_price": 0}, "kind=eq.chat"),
     "public.organization_invitations": ({"role": "admin"}, "organization_id=eq.{organization}"),
@@ -38,7 +39,13 @@ WISHES: dict[str, tuple[dict[str, Any], str]] = {
         "organization_id=eq.{organization}",
     ),
     "public.organizations": ({"plan_id": None, "name": "Mine"}, "id=eq.{organization}"),
+    "public.payment_methods": ({"provider_method_id": "pm_mine"}, "user_id=eq.{owner}"),
+    "public.payments": ({"status": "succeeded", "amount_minor": 1}, "user_id=eq.{owner}"),
     "public.plans": ({"monthly_tokens": -1, "requests_per_minute": -1}, "slug=eq.free"),
+    "public.subscriptions": (
+        {"status": "active", "paid_until": "2100-01-01T00:00:00Z"},
+        "user_id=eq.{owner}",
+    ),
     "public.usage_logs": ({"credits": 0, "credits_held": 0}, "account_id=eq.{account}"),
 }
 

@@ -15,6 +15,8 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg.types.json import Jsonb
 
+from local.stripe_billing_world import BillingWorld
+
 MODEL = "Qwen2.5-32B-Instruct-AWQ"
 
 # Which rows of a table to look at, by what they belong to: a predicate over its columns. `owner` is
@@ -34,6 +36,7 @@ ROWS: dict[str, dict[str, LiteralString]] = {
     "private.member_spending": {"organization": "organization_id = %(organization)s"},
     "private.operator_actions": {"shared": "actor = %(operator)s"},
     "private.organization_invitation_tokens": {"organization": "invitation_id = %(invitation)s"},
+    "private.plan_prices": {"shared": "stripe_price_id = %(price)s"},
     "private.settings": {"shared": "name = 'signup_credits'"},
     "private.stripe_customers": {
         "owner": "user_id = %(owner)s",
@@ -43,6 +46,10 @@ ROWS: dict[str, dict[str, LiteralString]] = {
     "private.stripe_events": {"shared": "id = %(event)s"},
     "private.stripe_object_handlers": {"shared": "object_type = 'charge'"},
     "private.stripe_objects": {"shared": "id = %(charge)s"},
+    "private.subscription_checkouts": {
+        "owner": "user_id = %(owner)s",
+        "organization": "organization_id = %(organization)s",
+    },
     "private.tasks": {"owner": "key = %(owner)s", "organization": "key = %(organization)s"},
     "private.usage_logs_YYYY_MM": {
         "owner": "user_id = %(owner)s",
@@ -65,6 +72,10 @@ ROWS: dict[str, dict[str, LiteralString]] = {
         "owner": "account_id = %(owner_account)s",
         "organization": "account_id = %(organization_account)s",
     },
+    "public.invoices": {
+        "owner": "user_id = %(owner)s",
+        "organization": "organization_id = %(organization)s",
+    },
     "public.model_providers": {"shared": "slug = 'quernel'"},
     "public.models": {"shared": "id = %(model)s"},
     "public.organization_invitations": {"organization": "id = %(invitation)s"},
@@ -72,8 +83,20 @@ ROWS: dict[str, dict[str, LiteralString]] = {
         "organization": "organization_id = %(organization)s and user_id = %(founder)s"
     },
     "public.organizations": {"organization": "id = %(organization)s"},
+    "public.payment_methods": {
+        "owner": "user_id = %(owner)s",
+        "organization": "organization_id = %(organization)s",
+    },
+    "public.payments": {
+        "owner": "user_id = %(owner)s",
+        "organization": "organization_id = %(organization)s",
+    },
     "public.plans": {"shared": "slug = 'pro'"},
     "public.profiles": {"owner": "id = %(owner)s", "organization": "id = %(founder)s"},
+    "public.subscriptions": {
+        "owner": "user_id = %(owner)s",
+        "organization": "organization_id = %(organization)s",
+    },
     "public.usage_logs": {
         "owner": "user_id = %(owner)s",
         "organization": "organization_id = %(organization)s",
@@ -109,7 +132,11 @@ def build(connection: psycopg.Connection) -> World:
         "operator": f"operator {mark}",
         "event": f"evt_{mark}",
         "charge": f"ch_{mark}",
+        "price": f"price_{mark}",
     }
+    connection.execute(
+        "update public.plans set stripe_price_id_monthly = %(price)s where slug = 'pro'", ids
+    )
     ids |= _organization(connection, ids, mark)
     for name, user, organization in (
         ("owner", ids["owner"], None),
@@ -128,6 +155,7 @@ def build(connection: psycopg.Connection) -> World:
             p_actor=ids["operator"],
         )
         _work(connection, user or ids["founder"], organization, str(ids[name]))
+        subscribe(connection, user or ids["founder"], organization, ids["price"])
     _call(connection, "backend.cron_claim", Jsonb({ids["job"]: 3600}), "worker", 60)
     event = {
         "object": "event",
@@ -209,7 +237,34 @@ def _work(connection: psycopg.Connection, user: str, organization: str | None, k
         p_hold_id=held["hold_id"],
     )
     _call(connection, "backend.checkout_start", user, "starter", organization)
-    _call(connection, "backend.customer_claim", user, organization)
+
+
+def subscribe(
+    connection: psycopg.Connection, user: str, organization: str | None, price: str
+) -> None:
+    """A subscription with its invoice, payment and card, as Stripe tells of them."""
+    stripe = BillingWorld()
+    stripe.recurring_price(price, 2900, "eur", "month")
+    customer = stripe.customer()["id"]
+    claim = _call(connection, "backend.customer_claim", user, organization)
+    _call(connection, "backend.customer_attach", claim["claim_id"], customer)
+    checkout = _call(
+        connection, "backend.subscription_checkout_start", user, "pro", "month", organization
+    )
+    session = stripe.session(
+        "",
+        {
+            "mode": "subscription",
+            "customer": customer,
+            "line_items": [{"price": price}],
+            "subscription_data": {"metadata": {"quernel_checkout_id": checkout["id"]}},
+            "success_url": "",
+        },
+    )
+    session = stripe.subscribe(session["id"])
+    for event in stripe.story_of(session["subscription"]):
+        answer = _call(connection, "backend.stripe_event_receive", Jsonb(event), False)
+        assert answer["result"] == "applied", answer
 
 
 def _call(connection: psycopg.Connection, function: str, *values: Any, **named: Any) -> Any:

@@ -1,0 +1,36 @@
+"""Applies what Stripe answered to the database at once, without waiting for its event."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from functions.billing.stripe_client import Reading
+from functions.core.database import Database
+from functions.core.json import Json
+
+
+async def mirrored(
+    database: Database,
+    object_type: str,
+    object_id: str,
+    call: Callable[[], Awaitable[Reading]],
+) -> dict[str, Json]:
+    """Make a call that answers with the state of one object; that state is applied and returned.
+
+    When an event of the object is applied meanwhile, that one counts: it is as new, and what was
+    answered may not be.
+
+    Raises QuernelError of the call or of the database.
+    """
+    known = await database.rpc(
+        "stripe_read_start", p_object_type=object_type, p_object_id=object_id
+    )
+    reading = await call()
+    await database.rpc(
+        "stripe_read_finish",
+        p_object=reading.state,
+        p_revision=known["revision"],
+        p_asked_at=known["asked_at"],
+        p_fetched_at=reading.at,
+    )
+    return reading.state

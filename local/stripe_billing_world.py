@@ -1,0 +1,515 @@
+"""Subscriptions of a Stripe account in memory: what customers, cards and the calendar do to them.
+
+An invoice that is paid comes with its payment intent, charge and invoice payment; a card that is
+declined leaves it open and the subscription past due. Amounts are minor units, times Unix seconds.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+from local.stripe_world import StripeObject, UnknownPriceError, World, new_id, now
+
+SECONDS = {"month": 30 * 24 * 3600, "year": 365 * 24 * 3600}
+"""Periods of one length each, so that shares of them are exact."""
+
+TRIAL_DAY = 24 * 3600
+
+
+class DeclinedError(Exception):
+    """The card was declined, and the call was asked to change nothing then."""
+
+
+@dataclass
+class BillingWorld(World):
+    """A Stripe account that sells subscriptions too."""
+
+    intervals: dict[str, str] = field(default_factory=dict)
+    """Recurring price id → month or year."""
+
+    declining: set[str] = field(default_factory=set)
+    """Customers whose card is declined now."""
+
+    def recurring_price(self, price_id: str, amount: int, currency: str, interval: str) -> str:
+        """Sell something by the month or year."""
+        self.prices[price_id] = (amount, currency)
+        self.intervals[price_id] = interval
+        return price_id
+
+    # Payment methods -------------------------------------------------------------------------
+
+    def attach(self, customer_id: str, **card: object) -> StripeObject:
+        """A card of the customer's."""
+        with self._lock:
+            made = self.make("payment_method", customer=customer_id, metadata={})
+            return self.change(made["id"], card=made["card"] | card)
+
+    def detach(self, method_id: str) -> StripeObject:
+        """Take a card away; Stripe then names no customer."""
+        return self.change(method_id, customer=None)
+
+    def choose(self, customer_id: str, method_id: str | None) -> StripeObject:
+        """What the customer's invoices are paid with; returns the customer."""
+        settings = {
+            "custom_fields": None,
+            "default_payment_method": method_id,
+            "footer": None,
+            "rendering_options": None,
+        }
+        return self.change(customer_id, invoice_settings=settings)
+
+    # The life of a subscription --------------------------------------------------------------
+
+    def subscribe(self, session_id: str, at: int | None = None) -> StripeObject:
+        """Complete a session of mode subscription; returns the session."""
+        with self._lock:
+            session = self.get(session_id)
+            if session["mode"] != "subscription" or session["status"] != "open":
+                raise ValueError(f"the session is {session['mode']} and {session['status']}")
+            price_id = session["line_items_asked"][0]["price"]
+            data = session["subscription_data_asked"]
+            method = self.attach(session["customer"])
+            start = now() if at is None else at
+            days = int(data.get("trial_period_days", 0))
+            subscription = self._new_subscription(
+                session["customer"], price_id, start, days, data.get("metadata", {})
+            )
+            self.change(subscription["id"], default_payment_method=method["id"])
+            invoice = self._invoice(
+                subscription["id"],
+                "subscription_create",
+                [self._whole_period(subscription["id"], amount=0 if days else None)],
+                start,
+            )
+            self.change(subscription["id"], latest_invoice=invoice["id"])
+            return self.change(
+                session_id,
+                status="complete",
+                payment_status="no_payment_required" if days else "paid",
+                subscription=subscription["id"],
+                invoice=invoice["id"],
+                url=None,
+            )
+
+    def renew(self, subscription_id: str) -> StripeObject:
+        """The next period begins and is billed; returns the invoice."""
+        with self._lock:
+            subscription = self.get(subscription_id)
+            item = subscription["items"]["data"][0]
+            price_id = item["price"]["id"]
+            if subscription["cancel_at_period_end"]:
+                raise ValueError("it ends with the period")
+            start = item["current_period_end"]
+            self._set_period(subscription_id, start, start + SECONDS[self.intervals[price_id]])
+            self.change(subscription_id, status="active")
+            invoice = self._invoice(
+                subscription_id,
+                "subscription_cycle",
+                [self._whole_period(subscription_id)],
+                start,
+                voided=subscription["pause_collection"] is not None,
+            )
+            self.change(subscription_id, latest_invoice=invoice["id"])
+            if invoice["status"] == "open":
+                self.change(subscription_id, status="past_due")
+            return invoice
+
+    def collect(self, invoice_id: str) -> StripeObject:
+        """Pay an open invoice; its subscription is active again."""
+        with self._lock:
+            invoice = self._paid(invoice_id)
+            self.change(self._subscription_of(invoice), status="active")
+            return invoice
+
+    def end(self, subscription_id: str, at: int | None = None) -> StripeObject:
+        """Cancel now, or let the period run out."""
+        at = now() if at is None else at
+        return self.change(
+            subscription_id, status="canceled", canceled_at=at, ended_at=at, cancel_at=None
+        )
+
+    def unpause(self, subscription_id: str) -> StripeObject:
+        """POST /v1/subscriptions/{id}/resume, of one that a trial left paused."""
+        if self.get(subscription_id)["status"] != "paused":
+            raise ValueError("Only paused subscriptions can be resumed.")
+        start = now()
+        price_id = self.get(subscription_id)["items"]["data"][0]["price"]["id"]
+        self._set_period(subscription_id, start, start + SECONDS[self.intervals[price_id]])
+        self._invoice(
+            subscription_id, "subscription_update", [self._whole_period(subscription_id)], start
+        )
+        return self.change(subscription_id, status="active")
+
+    def story_of(self, subscription_id: str) -> list[StripeObject]:
+        """Events that tell of a new subscription: it, its card, its invoice and the payment."""
+        subscription = self.get(subscription_id)
+        invoice = self.get(subscription["latest_invoice"])
+        told = [
+            self.event("customer.subscription.created", subscription),
+            self.event("payment_method.attached", self.get(subscription["default_payment_method"])),
+        ]
+        for tie in self.payments_of(invoice["id"]):
+            intent = self.get(tie["payment"]["payment_intent"])
+            told.append(self.event("payment_intent.succeeded", intent))
+            told.append(self.event("invoice_payment.paid", tie))
+        return [*told, self.event("invoice.paid", invoice)]
+
+    def payments_of(self, invoice_id: str) -> list[StripeObject]:
+        """Invoice payments of an invoice, oldest first."""
+        return [p for p in self.of_type("invoice_payment") if p["invoice"] == invoice_id]
+
+    def charge_of_invoice(self, invoice_id: str) -> StripeObject:
+        """The charge that paid an invoice."""
+        intent = self.payments_of(invoice_id)[-1]["payment"]["payment_intent"]
+        return next(
+            c
+            for c in self.of_type("charge")
+            if c["payment_intent"] == intent and c["status"] == "succeeded"
+        )
+
+    # What the API is asked to change ---------------------------------------------------------
+
+    def update_subscription(self, subscription_id: str, params: dict[str, Any]) -> StripeObject:
+        """POST /v1/subscriptions/{id}. Raises UnknownPriceError and DeclinedError."""
+        with self._lock:
+            before = copy.deepcopy(self.objects)
+            try:
+                return self._update_subscription(subscription_id, params)
+            except DeclinedError:
+                self.objects = before
+                raise
+
+    def _update_subscription(self, subscription_id: str, params: dict[str, Any]) -> StripeObject:
+        subscription = self.get(subscription_id)
+        if "metadata" in params:
+            merged = subscription["metadata"] | params["metadata"]
+            kept = {name: value for name, value in merged.items() if value != ""}
+            self.change(subscription_id, metadata=kept)
+        if "cancel_at_period_end" in params:
+            ends = params["cancel_at_period_end"] == "true"
+            end = subscription["items"]["data"][0]["current_period_end"]
+            self.change(
+                subscription_id,
+                cancel_at_period_end=ends,
+                cancel_at=end if ends else None,
+                canceled_at=now() if ends else None,
+            )
+        if "pause_collection" in params:
+            pause = params["pause_collection"]
+            self.change(
+                subscription_id,
+                pause_collection={"behavior": pause["behavior"], "resumes_at": None}
+                if pause
+                else None,
+            )
+        if "items" in params:
+            self._change_price(subscription_id, params["items"][0]["price"], params)
+        if params.get("billing_cycle_anchor", {}).get("type") == "now":
+            price_id = subscription["items"]["data"][0]["price"]["id"]
+            start = now()
+            self._set_period(subscription_id, start, start + SECONDS[self.intervals[price_id]])
+            self._invoice(
+                subscription_id,
+                "subscription_update",
+                [self._whole_period(subscription_id)],
+                start,
+                must_succeed=params.get("payment_behavior") == "error_if_incomplete",
+            )
+        return self.get(subscription_id)
+
+    def _change_price(self, subscription_id: str, price_id: str, params: dict[str, Any]) -> None:
+        if price_id not in self.intervals:
+            raise UnknownPriceError(price_id)
+        subscription = self.get(subscription_id)
+        item = subscription["items"]["data"][0]
+        old = item["price"]["id"]
+        at, start, end = now(), item["current_period_start"], item["current_period_end"]
+        is_trial = subscription["status"] == "trialing"
+        if params.get("proration_behavior") != "always_invoice" or is_trial:
+            self._set_price(subscription_id, price_id)
+            return
+        if subscription["customer"] in self.declining:
+            self.change(
+                subscription_id,
+                pending_update={
+                    "expires_at": at + 23 * 3600,
+                    "subscription_items": [{"id": item["id"], "price": {"id": price_id}}],
+                },
+            )
+            return
+        share = (end - at) / (end - start)
+        lines = [
+            self._line(
+                subscription_id,
+                old,
+                -round(self.prices[old][0] * share),
+                (at, end),
+                proration=True,
+            )
+        ]
+        self._set_price(subscription_id, price_id)
+        if self.intervals[old] == self.intervals[price_id]:
+            amount = round(self.prices[price_id][0] * share)
+            lines.append(self._line(subscription_id, price_id, amount, (at, end), proration=True))
+        else:
+            self._set_period(subscription_id, at, at + SECONDS[self.intervals[price_id]])
+            lines.append(self._whole_period(subscription_id))
+        self._invoice(subscription_id, "subscription_update", lines, at)
+
+    # Parts -----------------------------------------------------------------------------------
+
+    def _new_subscription(
+        self, customer_id: str, price_id: str, start: int, trial_days: int, metadata: object
+    ) -> StripeObject:
+        if price_id not in self.intervals:
+            raise UnknownPriceError(price_id)
+        length = trial_days * TRIAL_DAY or SECONDS[self.intervals[price_id]]
+        made = self.make(
+            "subscription",
+            customer=customer_id,
+            created=start,
+            start_date=start,
+            billing_cycle_anchor=start,
+            cancel_at=None,
+            cancel_at_period_end=False,
+            canceled_at=None,
+            ended_at=None,
+            currency=self.prices[price_id][1],
+            metadata=metadata,
+            pause_collection=None,
+            pending_update=None,
+            status="trialing" if trial_days else "active",
+            trial_start=start if trial_days else None,
+            trial_end=start + length if trial_days else None,
+        )
+        item = made["items"]["data"][0] | {"id": new_id("subscription_item")}
+        self.change(
+            made["id"], items=made["items"] | {"data": [item | {"subscription": made["id"]}]}
+        )
+        self._set_price(made["id"], price_id)
+        return self._set_period(made["id"], start, start + length)
+
+    def _set_item(self, subscription_id: str, **fields: object) -> StripeObject:
+        items = self.get(subscription_id)["items"]
+        items["data"][0] |= fields
+        return self.change(subscription_id, items=items)
+
+    def _set_period(self, subscription_id: str, start: int, end: int) -> StripeObject:
+        return self._set_item(subscription_id, current_period_start=start, current_period_end=end)
+
+    def _set_price(self, subscription_id: str, price_id: str) -> StripeObject:
+        item = self.get(subscription_id)["items"]["data"][0]
+        amount, currency = self.prices[price_id]
+        price = item["price"] | {
+            "id": price_id,
+            "currency": currency,
+            "unit_amount": amount,
+            "unit_amount_decimal": str(amount),
+            "recurring": item["price"]["recurring"] | {"interval": self.intervals[price_id]},
+        }
+        return self._set_item(subscription_id, price=price)
+
+    def _whole_period(self, subscription_id: str, amount: int | None = None) -> StripeObject:
+        item = self.get(subscription_id)["items"]["data"][0]
+        price_id = item["price"]["id"]
+        return self._line(
+            subscription_id,
+            price_id,
+            self.prices[price_id][0] if amount is None else amount,
+            (item["current_period_start"], item["current_period_end"]),
+        )
+
+    def _line(
+        self,
+        subscription_id: str,
+        price_id: str,
+        amount: int,
+        period: tuple[int, int],
+        *,
+        proration: bool = False,
+    ) -> StripeObject:
+        line = copy.deepcopy(self._shapes["invoice"]["lines"]["data"][0])
+        item_id = self.get(subscription_id)["items"]["data"][0]["id"]
+        return line | {
+            "id": new_id("line_item"),
+            "amount": amount,
+            "currency": self.prices[price_id][1],
+            "description": f"{'Change' if proration else '1 x'} {price_id}",
+            "period": {"start": period[0], "end": period[1]},
+            "parent": {
+                "type": "subscription_item_details",
+                "invoice_item_details": None,
+                "subscription_item_details": {
+                    "invoice_item": None,
+                    "proration": proration,
+                    "proration_details": {"credited_items": None},
+                    "subscription": subscription_id,
+                    "subscription_item": item_id,
+                },
+            },
+            "pricing": {
+                "type": "price_details",
+                "price_details": {"price": price_id, "product": "prod_plan"},
+                "unit_amount_decimal": str(amount),
+            },
+        }
+
+    def _invoice(
+        self,
+        subscription_id: str,
+        reason: str,
+        lines: list[StripeObject],
+        at: int,
+        *,
+        voided: bool = False,
+        must_succeed: bool = False,
+    ) -> StripeObject:
+        subscription = self.get(subscription_id)
+        total = sum(line["amount"] for line in lines)
+        due = max(total, 0)
+        invoice_id = new_id("invoice")
+        made = self.make(
+            "invoice",
+            id=invoice_id,
+            created=at,
+            customer=subscription["customer"],
+            billing_reason=reason,
+            currency=subscription["currency"],
+            number=f"DOUBLE-{len(self.of_type('invoice')) + 1:06}-{invoice_id[-6:]}",
+            lines=self._shapes["invoice"]["lines"]
+            | {"data": [line | {"invoice": invoice_id} for line in lines]},
+            parent={
+                "type": "subscription_details",
+                "quote_details": None,
+                "subscription_details": {
+                    "metadata": subscription["metadata"],
+                    "subscription": subscription_id,
+                },
+            },
+            period_start=at,
+            period_end=at,
+            status="void" if voided else "open",
+            status_transitions={
+                "finalized_at": at,
+                "marked_uncollectible_at": None,
+                "paid_at": None,
+                "voided_at": at if voided else None,
+            },
+            subtotal=total,
+            total=total,
+            total_excluding_tax=total,
+            total_taxes=[],
+            amount_due=due,
+            amount_paid=0,
+            amount_remaining=due,
+            due_date=None,
+            next_payment_attempt=None,
+            hosted_invoice_url=f"https://invoice.stripe.com/i/{invoice_id}",
+            invoice_pdf=f"https://pay.stripe.com/invoice/{invoice_id}/pdf",
+        )
+        if voided:
+            return made
+        if due and subscription["customer"] in self.declining:
+            if must_succeed:
+                raise DeclinedError
+            return self._refused(invoice_id)
+        return self._paid(invoice_id)
+
+    def _intent(self, invoice: StripeObject, **fields: object) -> StripeObject:
+        return self.make(
+            "payment_intent",
+            amount=invoice["amount_due"],
+            currency=invoice["currency"],
+            customer=invoice["customer"],
+            description=f"Payment of {invoice['number']}",
+            created=invoice["created"],
+            canceled_at=None,
+            metadata={},
+            **fields,
+        )
+
+    def _refused(self, invoice_id: str) -> StripeObject:
+        invoice = self.get(invoice_id)
+        intent = self._intent(
+            invoice,
+            status="requires_payment_method",
+            last_payment_error={
+                "type": "card_error",
+                "code": "card_declined",
+                "decline_code": "insufficient_funds",
+                "message": "Your card has insufficient funds.",
+            },
+        )
+        self._tie(invoice, intent, "open")
+        return self.change(
+            invoice_id,
+            attempted=True,
+            attempt_count=invoice["attempt_count"] + 1,
+            next_payment_attempt=invoice["created"] + 3 * TRIAL_DAY,
+        )
+
+    def _paid(self, invoice_id: str) -> StripeObject:
+        invoice = self.get(invoice_id)
+        if invoice["amount_due"]:
+            open_ties = [p for p in self.payments_of(invoice_id) if p["status"] == "open"]
+            if open_ties:
+                tie = open_ties[-1]
+                intent = self.change(
+                    tie["payment"]["payment_intent"],
+                    status="succeeded",
+                    last_payment_error=None,
+                    amount_received=invoice["amount_due"],
+                )
+                self.change(tie["id"], status="paid", amount_paid=invoice["amount_due"])
+            else:
+                intent = self._intent(
+                    invoice,
+                    status="succeeded",
+                    last_payment_error=None,
+                    amount_received=invoice["amount_due"],
+                )
+                self._tie(invoice, intent, "paid")
+            self.make(
+                "charge",
+                amount=invoice["amount_due"],
+                amount_captured=invoice["amount_due"],
+                amount_refunded=0,
+                captured=True,
+                created=invoice["created"],
+                currency=invoice["currency"],
+                customer=invoice["customer"],
+                metadata={},
+                payment_intent=intent["id"],
+                refunds=self._refunds([]),
+                status="succeeded",
+                transfer_data=None,
+            )
+        return self.change(
+            invoice_id,
+            status="paid",
+            attempted=True,
+            attempt_count=max(invoice["attempt_count"], 1) if invoice["amount_due"] else 0,
+            amount_paid=invoice["amount_due"],
+            amount_remaining=0,
+            next_payment_attempt=None,
+            status_transitions=invoice["status_transitions"] | {"paid_at": invoice["created"]},
+        )
+
+    def _tie(self, invoice: StripeObject, intent: StripeObject, status: str) -> StripeObject:
+        return self.make(
+            "invoice_payment",
+            invoice=invoice["id"],
+            amount_paid=invoice["amount_due"] if status == "paid" else None,
+            amount_requested=invoice["amount_due"],
+            currency=invoice["currency"],
+            livemode=False,
+            created=invoice["created"],
+            payment={"type": "payment_intent", "payment_intent": intent["id"]},
+            status=status,
+        )
+
+    @staticmethod
+    def _subscription_of(invoice: StripeObject) -> str:
+        return str(invoice["parent"]["subscription_details"]["subscription"])

@@ -1,0 +1,375 @@
+"""Changing, canceling, pausing: nothing is had that was not paid, and nothing paid is lost."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import httpx
+import pytest
+
+from tests.billing.subscribers import (
+    CREDITS,
+    PRICES,
+    Subscriber,
+    Subscribers,
+    days_ago,
+    own_plan,
+    price_id,
+)
+from tests.conftest import NewUser, User
+
+
+def refusal(answer: httpx.Response) -> tuple[int, str]:
+    return answer.status_code, answer.json()["code"]
+
+
+def posted(subscriber: Subscriber) -> list[str]:
+    """What was asked of Stripe about the subscription."""
+    return [r.method for r in subscriber.shop.stripe.requests if r.path.endswith(subscriber.id)]
+
+
+# Refusals ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("action", ["change", "cancel", "pause", "resume"])
+def test_a_strangers_subscription_answers_as_none(
+    subscribers: Subscribers, user: User, new_user: NewUser, action: str
+) -> None:
+    subscriber = subscribers.new(user)
+    subscriber.user = new_user()
+    body = {"plan": "business"} if action == "change" else {}
+    if action == "cancel":
+        body = {"when": "now"}
+    assert refusal(subscriber.post(action, **body)) == (404, "subscription_not_found")
+    assert posted(subscriber) == []
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        ({"plan": "pro"}, 409, "same_plan"),
+        ({"plan": "no-such-plan"}, 404, "plan_not_found"),
+        ({"plan": "enterprise"}, 409, "plan_not_on_sale"),
+        ({"plan": "business", "interval": "day"}, 422, "invalid_request"),
+        ({"plan": "business", "price": 1}, 422, "invalid_request"),
+    ],
+)
+def test_changes_that_are_none(
+    subscribers: Subscribers, user: User, body: dict[str, object], status: int, code: str
+) -> None:
+    subscriber = subscribers.new(user)
+    assert refusal(subscriber.post("change", **body)) == (status, code)
+    assert posted(subscriber) == []
+
+
+def test_what_has_ended_cannot_be_changed(subscribers: Subscribers, user: User) -> None:
+    subscriber = subscribers.new(user)
+    subscriber.world.end(subscriber.id)
+    subscriber.told("customer.subscription.deleted")
+    for action in ("change", "pause", "resume"):
+        body = {"plan": "business"} if action == "change" else {}
+        assert refusal(subscriber.post(action, **body)) == (409, "subscription_not_changeable")
+
+
+def test_a_year_that_is_paid_is_not_changed_to_months(subscribers: Subscribers, user: User) -> None:
+    subscriber = subscribers.new(user, interval="year")
+    for plan in ("pro", "business"):
+        answer = subscriber.post("change", plan=plan, interval="month")
+        assert refusal(answer) == (409, "interval_not_changeable")
+    assert posted(subscriber) == []
+
+
+# A larger plan ----------------------------------------------------------------------------------
+
+
+def test_a_larger_plan_begins_at_once_and_its_share_is_granted(
+    subscribers: Subscribers, user: User
+) -> None:
+    """Half of the month is left: half of the new plan's credits less half of the old one's."""
+    subscriber = subscribers.new(user, at=days_ago(15))
+    answer = subscriber.post("change", plan="business")
+    assert answer.status_code == 200, answer.text
+    assert (answer.json()["plan"], answer.json()["is_payment_pending"]) == ("business", False)
+    assert subscriber.plan == "business"
+    (update,) = subscribers.shop.stripe.made(f"/v1/subscriptions/{subscriber.id}")
+    assert update.params["proration_behavior"] == "always_invoice"
+    assert update.params["payment_behavior"] == "pending_if_incomplete"
+    assert update.headers["idempotency-key"].startswith("quernel-subscription-")
+    subscriber.deliver(subscriber.invoiced())
+    invoice = subscriber.invoices()[-1]
+    assert invoice["billing_reason"] == "subscription_update"
+    assert invoice["total_minor"] == (PRICES["business"][0] - PRICES["pro"][0]) / 2
+    granted = subscriber.lots()[-1]["amount"]
+    assert abs(granted - (CREDITS["business"] - CREDITS["pro"]) / 2) < 1
+    assert [item["type"] for item in invoice["items"]] == ["proration", "proration"]
+
+
+def test_a_larger_plan_that_is_not_paid_changes_nothing(
+    subscribers: Subscribers, user: User
+) -> None:
+    subscriber = subscribers.new(user)
+    before = subscribers.shop.balance(user)
+    subscriber.world.declining.add(subscriber.state["customer"])
+    answer = subscriber.post("change", plan="business")
+    assert answer.status_code == 200, answer.text
+    assert (answer.json()["plan"], answer.json()["is_payment_pending"]) == ("pro", True)
+    assert (subscriber.plan, subscribers.shop.balance(user)) == ("pro", before)
+
+
+def test_from_months_to_a_year_the_year_is_granted_less_the_rest_of_the_month(
+    subscribers: Subscribers, user: User
+) -> None:
+    subscriber = subscribers.new(user, at=days_ago(15))
+    answer = subscriber.post("change", plan="pro", interval="year")
+    assert (answer.status_code, answer.json()["interval"]) == (200, "year")
+    subscriber.deliver(subscriber.invoiced())
+    assert abs(subscriber.lots()[-1]["amount"] - (CREDITS["pro"] * 12 - CREDITS["pro"] / 2)) < 5
+
+
+# A smaller plan ---------------------------------------------------------------------------------
+
+
+def test_a_smaller_plan_waits_for_the_end_of_the_period(
+    subscribers: Subscribers, user: User
+) -> None:
+    subscriber = subscribers.new(user, plan="business")
+    before = subscribers.shop.balance(user)
+    answer = subscriber.post("change", plan="pro")
+    assert answer.status_code == 200, answer.text
+    changed = answer.json()
+    assert (changed["plan"], changed["kept_plan"]) == ("pro", "business")
+    assert changed["kept_until"] == changed["current_period_end"]
+    assert (subscriber.plan, subscribers.shop.balance(user)) == ("business", before)
+    (update,) = subscribers.shop.stripe.made(f"/v1/subscriptions/{subscriber.id}")
+    assert update.params["proration_behavior"] == "none"  # no money back for credits already had
+    assert len(subscriber.invoices()) == 1
+
+
+def test_with_the_next_period_the_smaller_plan_begins(subscribers: Subscribers, user: User) -> None:
+    subscriber = subscribers.new(user, at=days_ago(29), plan="business")
+    assert subscriber.post("change", plan="pro").status_code == 200
+    # Two days later, as far as the dates go.
+    state = subscriber.state
+    metadata = state["metadata"] | {"quernel_paid_until": str(days_ago(1))}
+    subscriber.world.change(subscriber.id, metadata=metadata)
+    invoice = subscriber.world.renew(subscriber.id)
+    subscriber.later()
+    assert subscriber.told() == "applied"
+    subscriber.deliver(subscriber.invoiced(invoice))
+    assert subscriber.plan == "pro"
+    assert [lot["amount"] for lot in subscriber.lots()] == [CREDITS["business"], CREDITS["pro"]]
+
+
+def test_a_change_to_a_smaller_plan_can_be_taken_back_for_nothing(
+    subscribers: Subscribers, user: User
+) -> None:
+    subscriber = subscribers.new(user, plan="business")
+    subscriber.post("change", plan="pro")
+    answer = subscriber.post("change", plan="business")
+    assert answer.status_code == 200, answer.text
+    assert (answer.json()["plan"], answer.json()["kept_plan"]) == ("business", None)
+    assert len(subscriber.invoices()) == 1
+    assert subscriber.state["metadata"].keys() == {"quernel_checkout_id", "quernel_plan"}
+
+
+def test_while_a_smaller_plan_waits_nothing_larger_is_bought(
+    subscribers: Subscribers, user: User
+) -> None:
+    """Stripe would charge the difference from the smaller plan, which was never had."""
+    subscriber = subscribers.new(user, plan="business")
+    larger = own_plan(subscribers.shop, sort_order=9, price_monthly_minor=20000)
+    subscriber.post("change", plan="pro")
+    answer = subscriber.post("change", plan=larger)
+    assert refusal(answer) == (409, "change_pending")
+    assert answer.json()["plan"] == "business"
+
+
+def test_credits_that_were_spent_are_not_paid_back_by_changing_down(
+    subscribers: Subscribers, user: User
+) -> None:
+    subscriber = subscribers.new(user, plan="business")
+    subscribers.shop.spend(user, CREDITS["business"])
+    subscriber.post("change", plan="pro")
+    invoices = subscriber.world.of_type("invoice")
+    assert min(i["total"] for i in invoices) >= 0
+    assert subscriber.state["items"]["data"][0]["price"]["id"] == price_id("pro")
+
+
+# Trials -----------------------------------------------------------------------------------------
+
+
+def test_in_a_trial_the_plan_is_replaced(subscribers: Subscribers, user: User) -> None:
+    slug = own_plan(subscribers.shop, trial_days=14, sort_order=3)
+    subscriber = subscribers.new(user, plan=slug)
+    assert subscriber.post("change", plan="pro").status_code == 200
+    assert (subscriber.row["status"], subscriber.plan) == ("trialing", "pro")
+    assert subscriber.lots() == []
+
+
+# Canceling --------------------------------------------------------------------------------------
+
+
+def test_canceled_at_the_end_the_plan_is_kept_until_then(
+    subscribers: Subscribers, user: User
+) -> None:
+    subscriber = subscribers.new(user)
+    answer = subscriber.post("cancel", when="period_end")
+    assert (answer.status_code, answer.json()["cancel_at_period_end"]) == (200, True)
+    assert subscriber.plan == "pro"
+    end = datetime.fromisoformat(answer.json()["current_period_end"])
+    assert subscriber.profile["plan_expires_at"] == end  # without the grace of a renewal
+    resumed = subscriber.post("resume")
+    assert (resumed.status_code, resumed.json()["cancel_at_period_end"]) == (200, False)
+    assert subscriber.profile["plan_expires_at"] > end
+
+
+def test_canceled_now_it_ends_now_and_the_credits_stay_to_their_date(
+    subscribers: Subscribers, user: User
+) -> None:
+    subscriber = subscribers.new(user)
+    before = subscribers.shop.balance(user)
+    answer = subscriber.post("cancel", when="now")
+    assert (answer.status_code, answer.json()["status"]) == (200, "canceled")
+    assert subscriber.plan == "free"
+    assert subscriber.profile["subscription_status"] == "canceled"
+    assert subscribers.shop.balance(user) == before
+    assert posted(subscriber)[-1] == "DELETE"
+
+
+def test_after_it_ended_one_can_subscribe_again(subscribers: Subscribers, user: User) -> None:
+    subscriber = subscribers.new(user)
+    subscriber.post("cancel", when="now")
+    again = subscribers.new(user, plan="business")
+    assert again.id != subscriber.id
+    assert again.plan == "business"
+
+
+# Pausing ----------------------------------------------------------------------------------------
+
+
+def test_a_pause_leaves_what_is_paid(subscribers: Subscribers, user: User) -> None:
+    subscriber = subscribers.new(user)
+    answer = subscriber.post("pause")
+    assert (answer.status_code, answer.json()["is_paused"]) == (200, True)
+    assert answer.json()["kept_until"] == answer.json()["current_period_end"]
+    assert subscriber.plan == "pro"
+    assert refusal(subscriber.post("pause")) == (409, "subscription_not_changeable")
+    assert refusal(subscriber.post("change", plan="business")) == (
+        409,
+        "subscription_not_changeable",
+    )
+    resumed = subscriber.post("resume")
+    assert (resumed.status_code, resumed.json()["is_paused"]) == (200, False)
+    assert len(subscriber.invoices()) == 1  # within what is paid nothing is charged
+
+
+def paused_for_long(subscribers: Subscribers, user: User) -> Subscriber:
+    """Paused in a period that has ended since; the next one was not collected."""
+    subscriber = subscribers.new(user, at=days_ago(31))
+    assert subscriber.post("pause").status_code == 200
+    invoice = subscriber.world.renew(subscriber.id)
+    assert invoice["status"] == "void"
+    subscriber.later()
+    subscribers.shop.result(subscribers.shop.event("invoice.voided", invoice))
+    assert subscriber.told() == "applied"
+    return subscriber
+
+
+def test_in_a_pause_nothing_is_had_beyond_what_was_paid(
+    subscribers: Subscribers, user: User
+) -> None:
+    subscriber = paused_for_long(subscribers, user)
+    assert (subscriber.row["status"], subscriber.plan) == ("active", "free")
+    assert len(subscriber.lots()) == 1
+
+
+def test_after_a_long_pause_a_new_period_is_charged(subscribers: Subscribers, user: User) -> None:
+    subscriber = paused_for_long(subscribers, user)
+    answer = subscriber.post("resume")
+    assert (answer.status_code, answer.json()["is_paused"]) == (200, False)
+    start = datetime.fromisoformat(answer.json()["current_period_start"])
+    assert datetime.now(UTC) - start < timedelta(seconds=60)
+    subscriber.deliver(subscriber.invoiced())
+    assert subscriber.plan == "pro"
+    assert len(subscriber.lots()) == 2
+
+
+def test_a_resumption_that_is_declined_changes_nothing(
+    subscribers: Subscribers, user: User
+) -> None:
+    subscriber = paused_for_long(subscribers, user)
+    subscriber.world.declining.add(subscriber.state["customer"])
+    answer = subscriber.post("resume")
+    assert refusal(answer) == (402, "payment_declined")
+    assert answer.json()["remedy"] == "update_payment_method"
+    assert (subscriber.row["is_paused"], subscriber.plan) == (True, "free")
+    # With a good card the same request goes through.
+    subscriber.world.declining.clear()
+    assert subscriber.post("resume").status_code == 200
+
+
+def test_a_trial_that_ended_without_a_card_is_resumed(subscribers: Subscribers, user: User) -> None:
+    subscriber = subscribers.new(user)
+    subscriber.world.change(subscriber.id, status="paused")
+    subscriber.told("customer.subscription.paused")
+    assert subscriber.plan == "free"
+    answer = subscriber.post("resume")
+    assert (answer.status_code, answer.json()["status"]) == (200, "active")
+    assert subscriber.plan == "pro"
+
+
+# Stripe's answers -------------------------------------------------------------------------------
+
+
+def test_an_event_of_the_same_change_changes_nothing_more(
+    subscribers: Subscribers, user: User
+) -> None:
+    subscriber = subscribers.new(user)
+    subscriber.post("cancel", when="period_end")
+    before = subscriber.row
+    subscriber.later()
+    assert subscriber.told() == "applied"
+    assert {**subscriber.row, "updated_at": None} == {**before, "updated_at": None}
+
+
+def test_when_stripe_does_not_answer_nothing_changes(subscribers: Subscribers, user: User) -> None:
+    subscriber = subscribers.new(user)
+    subscribers.shop.stripe.failures[:] = [503] * 3
+    answer = subscriber.post("cancel", when="now")
+    assert refusal(answer) == (503, "payment_provider_unavailable")
+    assert (subscriber.row["status"], subscriber.plan) == ("active", "pro")
+
+
+# The portal -------------------------------------------------------------------------------------
+
+
+def portal(subscribers: Subscribers, user: User, **body: object) -> httpx.Response:
+    return subscribers.shop.http.post(
+        "/billing/portal",
+        json={"return_url": "http://localhost:3000/account"} | body,
+        headers=user.headers,
+    )
+
+
+def test_the_portal_is_for_customers(subscribers: Subscribers, user: User) -> None:
+    assert refusal(portal(subscribers, user)) == (404, "customer_not_found")
+    assert refusal(portal(subscribers, user, return_url="https://evil.example")) == (
+        400,
+        "url_not_allowed",
+    )
+    subscribers.new(user)
+    answer = portal(subscribers, user)
+    assert answer.status_code == 200
+    (made,) = subscribers.shop.stripe.made("/v1/billing_portal/sessions")
+    assert made.params["return_url"] == "http://localhost:3000/account"
+    assert answer.json()["url"].startswith(subscribers.shop.stripe.url)
+
+
+def test_the_portal_of_an_organization_is_for_its_admins(
+    subscribers: Subscribers, user: User, new_user: NewUser
+) -> None:
+    made = new_user().client.rpc(
+        "create_organization", {"p_name": "Theirs", "p_slug": f"o-{user.id[-12:]}"}
+    )
+    organization = made.execute().data["id"]
+    assert refusal(portal(subscribers, user, organization=organization)) == (403, "not_a_member")

@@ -1,0 +1,190 @@
+"""Buying a subscription: who may, what is refused before Stripe hears of it, one page at most."""
+
+from __future__ import annotations
+
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.billing.subscribers import CREDITS, Subscribers, own_plan, price_id
+from tests.conftest import NewUser, User
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "code"),
+    [
+        ({"plan": "no-such-plan"}, 404, "plan_not_found"),
+        ({"plan": "free"}, 409, "plan_not_on_sale"),
+        ({"plan": "enterprise"}, 409, "plan_not_on_sale"),
+        ({"interval": "week"}, 422, "invalid_request"),
+        ({"plan": ""}, 422, "invalid_request"),
+        ({"currency": "usd"}, 409, "currency_mismatch"),
+        ({"currency": "euros"}, 422, "invalid_request"),
+        ({"success_url": "https://evil.example/"}, 400, "url_not_allowed"),
+        ({"cancel_url": "javascript:alert(1)"}, 400, "url_not_allowed"),
+        ({"price": "price_pro_month"}, 422, "invalid_request"),
+        ({"amount_minor": -1}, 422, "invalid_request"),
+        ({"organization": "nobody-s-organization"}, 403, "not_a_member"),
+    ],
+)
+def test_what_is_refused_never_reaches_stripe(
+    subscribers: Subscribers, user: User, change: dict[str, object], status: int, code: str
+) -> None:
+    answer = subscribers.request(user, **change)
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    assert subscribers.shop.stripe.requests == []
+
+
+def test_nobody_subscribes_without_a_token(subscribers: Subscribers) -> None:
+    assert subscribers.request(None).status_code == 401
+
+
+def test_a_stranger_cannot_subscribe_an_organization(
+    subscribers: Subscribers, user: User, new_user: NewUser
+) -> None:
+    slug = f"org-{uuid.uuid4().hex[:12]}"
+    new_user().client.rpc("create_organization", {"p_name": "Theirs", "p_slug": slug}).execute()
+    answer = subscribers.request(user, organization=slug)
+    assert (answer.status_code, answer.json()["code"]) == (403, "not_a_member")
+    assert subscribers.shop.stripe.requests == []
+
+
+def test_a_plan_that_is_no_longer_offered_is_not_sold(subscribers: Subscribers, user: User) -> None:
+    slug = own_plan(subscribers.shop, is_active=False)
+    assert subscribers.request(user, plan=slug).json()["code"] == "plan_not_found"
+
+
+def test_a_price_of_nothing_cannot_be_set(subscribers: Subscribers) -> None:
+    """It would grant credits for nothing."""
+    with pytest.raises(Exception, match="amount_is_positive"):
+        own_plan(subscribers.shop, price_monthly_minor=0)
+
+
+def test_a_price_belongs_to_one_plan(subscribers: Subscribers) -> None:
+    with pytest.raises(Exception, match="one plan"):
+        own_plan(subscribers.shop, stripe_price_id_monthly=price_id("pro"))
+
+
+def test_the_page_asks_stripe_for_what_was_ordered(subscribers: Subscribers, user: User) -> None:
+    answer = subscribers.request(user, plan="business", interval="year", currency="EUR")
+    page = answer.json()
+    assert (page["plan"], page["interval"], page["amount_minor"]) == ("business", "year", 99000)
+    (made,) = subscribers.shop.stripe.made("/v1/checkout/sessions")
+    assert made.params["mode"] == "subscription"
+    assert made.params["line_items"] == [{"quantity": "1", "price": price_id("business", "year")}]
+    assert made.params["client_reference_id"] == page["checkout_id"]
+    assert (
+        made.params["subscription_data"]["metadata"]["quernel_checkout_id"] == page["checkout_id"]
+    )
+    assert made.headers["idempotency-key"] == f"quernel-subscribe-{page['checkout_id']}"
+
+
+def test_while_a_page_is_open_it_is_the_same_page(subscribers: Subscribers, user: User) -> None:
+    first, second = subscribers.request(user), subscribers.request(user)
+    assert first.json() == second.json()
+    assert len(subscribers.shop.stripe.made("/v1/checkout/sessions")) == 1
+
+
+def test_many_first_requests_at_once_make_one_customer_and_one_page(
+    subscribers: Subscribers, user: User
+) -> None:
+    subscribers.shop.stripe.latency_seconds = 0.05
+    with ThreadPoolExecutor(10) as threads:
+        answers = list(threads.map(lambda _: subscribers.request(user), range(10)))
+    assert {answer.status_code for answer in answers} <= {200, 409, 503}
+    urls = {answer.json()["url"] for answer in answers if answer.status_code == 200}
+    assert len(urls) == 1
+    world = subscribers.shop.stripe.world
+    mine = [c for c in world.of_type("customer") if c["metadata"].get("quernel_user_id") == user.id]
+    assert len(mine) == 1
+    assert (
+        len([s for s in world.of_type("checkout.session") if s["customer"] == mine[0]["id"]]) == 1
+    )
+
+
+def test_another_offer_ends_the_page_before(subscribers: Subscribers, user: User) -> None:
+    first = subscribers.session_of(subscribers.request(user))
+    second = subscribers.session_of(subscribers.request(user, plan="business"))
+    assert first != second
+    assert subscribers.shop.stripe.world.get(first)["status"] == "expired"
+
+
+def test_a_page_that_was_used_meanwhile_is_not_followed_by_another(
+    subscribers: Subscribers, user: User
+) -> None:
+    first = subscribers.session_of(subscribers.request(user))
+    subscribers.shop.stripe.world.subscribe(first)
+    answer = subscribers.request(user, plan="business")
+    assert (answer.status_code, answer.json()["code"]) == (409, "already_subscribed")
+
+
+def test_who_has_a_subscription_changes_that_one(subscribers: Subscribers, user: User) -> None:
+    subscriber = subscribers.new(user)
+    answer = subscribers.request(user, plan="business")
+    assert (answer.status_code, answer.json()["code"]) == (409, "already_subscribed")
+    assert answer.json()["subscription_id"] == str(subscriber.row["id"])
+
+
+def test_a_key_repeats_its_page_and_refuses_another_order(
+    subscribers: Subscribers, user: User
+) -> None:
+    first = subscribers.request(user, key="k")
+    assert subscribers.request(user, key="k").json() == first.json()
+    other = subscribers.request(user, key="k", plan="business")
+    assert (other.status_code, other.json()["code"]) == (409, "idempotency_conflict")
+
+
+def test_a_page_that_expired_makes_room_for_another(subscribers: Subscribers, user: User) -> None:
+    first = subscribers.session_of(subscribers.request(user, key="k"))
+    session = subscribers.shop.stripe.world.expire(first)
+    event = subscribers.shop.event("checkout.session.expired", session)
+    assert subscribers.shop.result(event) == "applied"
+    assert subscribers.session_of(subscribers.request(user, key="k")) != first
+
+
+def test_the_first_subscription_has_a_trial_and_the_second_has_none(
+    subscribers: Subscribers, user: User
+) -> None:
+    slug = own_plan(subscribers.shop, trial_days=14)
+    subscriber = subscribers.new(user, plan=slug)
+    assert (subscriber.row["status"], subscriber.plan) == ("trialing", slug)
+    assert subscriber.lots() == []  # nothing was paid
+    subscriber.world.end(subscriber.id)
+    subscriber.told("customer.subscription.deleted")
+    assert subscriber.plan == "free"
+    assert subscribers.request(user, plan=slug).json()["trial_days"] == 0
+
+
+def test_an_admin_subscribes_their_organization(subscribers: Subscribers, user: User) -> None:
+    slug = f"org-{uuid.uuid4().hex[:12]}"
+    made = user.client.rpc("create_organization", {"p_name": "Ours", "p_slug": slug}).execute()
+    organization = made.data["id"]
+    before = subscribers.shop.balance(user)
+    subscriber = subscribers.new(user, plan="business", organization=slug)
+    row = subscriber.row
+    assert (str(row["organization_id"]), row["user_id"]) == (organization, None)
+    plan = subscribers.shop.row(
+        "select (private.plan_of(%s, %s)).slug as plan", user.id, organization
+    )
+    assert plan["plan"] == "business"
+    assert subscriber.plan == "free"  # their own is another matter
+    assert subscribers.shop.balance(user) == before
+    held = subscribers.shop.row(
+        "select balance from public.credit_accounts where organization_id = %s", organization
+    )
+    assert held["balance"] == CREDITS["business"]
+
+
+def test_the_owner_sees_what_they_have_and_nobody_else_does(
+    subscribers: Subscribers, user: User, new_user: NewUser
+) -> None:
+    subscribers.new(user)
+    for table in ("subscriptions", "invoices", "payments", "payment_methods"):
+        assert len(user.client.table(table).select("id").execute().data) == 1, table
+        assert new_user().client.table(table).select("id").execute().data == [], table
+    (method,) = user.client.table("payment_methods").select("*").execute().data
+    assert (method["brand"], method["last_four"], method["is_default"]) == ("visa", "4242", True)
+    (row,) = user.client.table("subscriptions").select("*, plans!plan_id(slug)").execute().data
+    assert row["status"] == "active"
+    assert row["plans"] == {"slug": "pro"}

@@ -1,0 +1,173 @@
+"""A subscription's life, told in any order, twice, or all at once, ends the same."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from psycopg.types.json import Jsonb
+
+from local.stripe_world import StripeObject
+from tests.billing.subscribers import CREDITS, Subscriber, Subscribers
+from tests.conftest import NewUser, User
+
+EVENTS = 10
+
+
+def life(subscribers: Subscribers, user: User) -> tuple[Subscriber, list[StripeObject]]:
+    """Created, paid, a card, upgraded, partly refunded, canceled: and every event of it."""
+    shop = subscribers.shop
+    subscriber = subscribers.silent(user)
+    world = subscriber.world
+    events = [shop.event("customer.subscription.created", subscriber.state)]
+    card = world.get(subscriber.state["default_payment_method"])
+    events.append(shop.event("payment_method.attached", card))
+    first = subscriber.invoice
+    events += subscriber.invoiced(first)
+    world.choose(subscriber.state["customer"], card["id"])
+    events.append(shop.event("customer.updated", world.get(subscriber.state["customer"])))
+    world.update_subscription(subscriber.id, {"cancel_at_period_end": "true"})
+    events.append(shop.event("customer.subscription.updated", subscriber.state))
+    charge = world.refund(world.charge_of_invoice(first["id"])["id"], 870)  # 30 %
+    events.append(shop.event("charge.refunded", charge))
+    charge = world.refund(charge["id"], 870)  # 60 %
+    events.append(shop.event("charge.refunded", charge))
+    world.end(subscriber.id)
+    events.append(shop.event("customer.subscription.deleted", subscriber.state))
+    assert len(events) == EVENTS
+    return subscriber, events
+
+
+def outcome(subscriber: Subscriber) -> dict[str, Any]:
+    """Everything that must not depend on the order."""
+    shop = subscriber.shop
+    (invoice,) = subscriber.invoices()
+    (payment,) = shop.rows("select * from public.payments where user_id = %s", subscriber.user.id)
+    (method,) = shop.rows(
+        "select * from public.payment_methods where user_id = %s", subscriber.user.id
+    )
+    (lot,) = subscriber.lots()
+    account = shop.account(subscriber.user)
+    return {
+        "subscription": (subscriber.row["status"], subscriber.row["cancel_at_period_end"]),
+        "plan": (subscriber.plan, subscriber.profile["subscription_status"]),
+        "invoice": (invoice["status"], invoice["amount_paid_minor"], invoice["lot_id"]),
+        "payment": (payment["status"], payment["amount_refunded_minor"], payment["invoice_id"]),
+        "method": (method["is_default"], method["last_four"]),
+        "lot": (lot["amount"], lot["clawed_back"]),
+        "account": (account["balance"], account["debt"]),
+    }
+
+
+def expected(subscriber: Subscriber, before: Any) -> dict[str, Any]:
+    (invoice,) = subscriber.invoices()
+    return {
+        "subscription": ("canceled", True),
+        "plan": ("free", "canceled"),
+        "invoice": ("paid", 2900, subscriber.lots()[0]["id"]),
+        "payment": ("partially_refunded", 1740, invoice["id"]),
+        "method": (True, "4242"),
+        "lot": (CREDITS["pro"], CREDITS["pro"] * 6 / 10),
+        "account": (before + CREDITS["pro"] * 4 / 10, 0),
+    }
+
+
+@pytest.mark.parametrize("rotation", range(EVENTS))
+def test_every_rotation_of_a_subscriptions_life_ends_the_same(
+    subscribers: Subscribers, user: User, rotation: int
+) -> None:
+    """Each event twice."""
+    before = subscribers.shop.balance(user)
+    subscriber, events = life(subscribers, user)
+    for event in events[rotation:] + events[:rotation]:
+        assert subscribers.shop.receive(event)["result"] in ("applied", "ignored")
+        assert subscribers.shop.receive(event)["result"] == "duplicate"
+    assert outcome(subscriber) == expected(subscriber, before)
+
+
+def test_a_subscriptions_life_backwards(subscribers: Subscribers, user: User) -> None:
+    before = subscribers.shop.balance(user)
+    subscriber, events = life(subscribers, user)
+    for event in reversed(events):
+        subscribers.shop.result(event)
+    assert outcome(subscriber) == expected(subscriber, before)
+
+
+def test_a_subscriptions_life_twenty_at_once(subscribers: Subscribers, new_user: NewUser) -> None:
+    for _ in range(5):
+        user = new_user()
+        before = subscribers.shop.balance(user)
+        subscriber, events = life(subscribers, user)
+        with ThreadPoolExecutor(20) as threads:
+            answers = list(threads.map(subscribers.shop.deliver, events * 2))
+        assert {answer.status_code for answer in answers} <= {200, 500, 503}
+        # What lost against another is delivered again, as Stripe does.
+        for event, answer in zip(events * 2, answers, strict=True):
+            if answer.status_code != 200:
+                subscribers.shop.result(event)
+        assert outcome(subscriber) == expected(subscriber, before)
+
+
+def test_a_refund_told_in_the_very_moment_of_its_invoice(
+    subscribers: Subscribers, new_user: NewUser
+) -> None:
+    """The invoice, its link to the payment, and the refund, each in a transaction of its own."""
+    shop = subscribers.shop
+    for _ in range(5):
+        user = new_user()
+        before = shop.balance(user)
+        subscriber = subscribers.silent(user)
+        events = subscriber.invoiced()
+        charge = subscriber.world.charge_of_invoice(subscriber.invoice["id"])
+        refunded = shop.event("charge.refunded", subscriber.world.refund(charge["id"], 1450))
+        with ThreadPoolExecutor(4) as threads:
+            answers = list(threads.map(shop.receive, [*events, refunded]))
+        assert {answer["result"] for answer in answers} == {"applied"}
+        assert shop.balance(user) == before + CREDITS["pro"] / 2
+
+
+def test_two_states_of_a_subscription_in_one_second_the_newest_wins(
+    subscribers: Subscribers, new_user: NewUser
+) -> None:
+    for reverse in (False, True):
+        subscriber = subscribers.new(new_user())
+        shop = subscribers.shop
+        first = shop.event(
+            "customer.subscription.updated",
+            subscriber.world.update_subscription(subscriber.id, {"cancel_at_period_end": "true"}),
+        )
+        subscriber.world.end(subscriber.id)
+        second = shop.event("customer.subscription.deleted", subscriber.state) | {
+            "created": first["created"]
+        }
+        for event in [second, first] if reverse else [first, second]:
+            assert shop.result(event) == "applied"
+        assert (subscriber.row["status"], subscriber.plan) == ("canceled", "free")
+
+
+def test_a_crash_after_applying_and_before_the_answer(subscribers: Subscribers, user: User) -> None:
+    """Stripe heard nothing, so it delivers again: the database had committed, nothing happens."""
+    before = subscribers.shop.balance(user)
+    subscriber, events = life(subscribers, user)
+    for event in events:
+        subscribers.shop.receive(event)
+    for event in events:
+        assert subscribers.shop.result(event) == "duplicate"
+    assert outcome(subscriber) == expected(subscriber, before)
+
+
+def test_a_crash_in_the_middle_of_applying_leaves_nothing(
+    subscribers: Subscribers, user: User
+) -> None:
+    before = subscribers.shop.balance(user)
+    subscriber = subscribers.silent(user)
+    events = subscriber.invoiced()
+    connection = subscribers.shop.connect()
+    with connection.transaction(force_rollback=True):
+        for event in events:
+            connection.execute("select backend.stripe_event_receive(%s, false)", [Jsonb(event)])
+    assert subscribers.shop.balance(user) == before
+    assert [subscribers.shop.inbox(event) for event in events] == [[]] * len(events)
+    subscriber.deliver(events)
+    assert subscribers.shop.balance(user) == before + CREDITS["pro"]
