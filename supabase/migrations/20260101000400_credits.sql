@@ -563,6 +563,22 @@ $$;
 comment on function private.expire_lots(uuid) is
 'Expires what is left of lots past their date, except what is on hold; returns the credits expired.';
 
+create function private.come_off_hold(p_account public.credit_accounts) returns void
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+  if p_account.debt > 0 then
+    perform private.net_debt(p_account.id);
+  end if;
+  if p_account.next_expiry_at <= now() then
+    perform private.expire_lots(p_account.id);
+  end if;
+end
+$$;
+
+comment on function private.come_off_hold(public.credit_accounts) is
+'What a hold kept from happening, once it is over: debt is repaid, then lots past their date expire.';
+
 create function private.add_lot(
   p_account_id uuid,
   p_source text,
@@ -1154,8 +1170,8 @@ begin
   where h.id = v_hold.id;
   perform private.finish_usage(v_hold, p_amount, p_usage);
 
-  if v_account.debt > 0 then
-    perform private.net_debt(v_account.id);
+  if v_account.debt > 0 or v_account.next_expiry_at <= now() then
+    perform private.come_off_hold(v_account);
     return private.account_summary(v_account.id)
       || jsonb_build_object('hold_id', v_hold.id, 'charged', p_amount, 'replayed', false);
   end if;
@@ -1227,9 +1243,7 @@ begin
     where h.id = p_hold_id;
     perform private.finish_usage(v_hold, 0, coalesce(p_usage, '{}'::jsonb) || jsonb_build_object(
       'status', case when p_status = 'expired' then 'expired' else 'failed' end, 'error_code', p_reason));
-    if v_account.debt > 0 then
-      perform private.net_debt(v_account.id);
-    end if;
+    perform private.come_off_hold(v_account);
   elsif v_hold.status = 'expired' and p_status = 'released' then
     -- The work says it failed after the reaper had already returned the credits: now it can no longer be charged.
     update private.credit_holds as h set status = 'released', reason = p_reason where h.id = p_hold_id;

@@ -220,6 +220,7 @@ class Account:
         self.lifetime_spent += amount
         self.transactions += bool(amount)
         self._net_debt()
+        self.sweep()
 
     def release(self, number: int, status: str = "released") -> None:
         self.sweep()
@@ -230,6 +231,7 @@ class Account:
             hold.status = status
             self.members[hold.member].held -= hold.amount
             self._net_debt()
+            self.sweep()
         elif hold.status == "expired":
             hold.status = status
 

@@ -287,6 +287,22 @@ def test_invariant_3_the_balance_told_before_a_sweep_is_the_one_after_it(ledger:
     assert (found["balance"], found["available"]) == (20, 10)
 
 
+@pytest.mark.parametrize("end", ["settle", "release"])
+def test_invariant_3_the_balance_told_when_a_hold_ends_has_no_credit_that_expired_under_it(
+    ledger: Ledger, end: str
+) -> None:
+    payer = ledger.new_payer(100)
+    lot_id = ledger.grant(payer, 10, p_priority=10)["lot_id"]
+    hold_id = ledger.hold(payer, 10)["hold_id"]
+    ledger.expire(lot_id)
+    assert ledger.balance(payer) == 110
+    told = ledger.settle(hold_id, 1) if end == "settle" else ledger.release(hold_id)
+    assert (told["balance"], told["available"]) == (100, 100)
+    assert ledger.balance(payer) == 100
+    assert ledger.lot(lot_id)["expired"] == (9 if end == "settle" else 10)
+    ledger.verify(payer)
+
+
 # 4 -----------------------------------------------------------------------------------------------
 
 
