@@ -137,6 +137,7 @@ create table private.credit_holds (
   settled_amount numeric(20, 6),
   refunded_amount numeric(20, 6) not null default 0,
   idempotency_key text not null,
+  attempt integer not null default 1,
   reason text,
   created_at timestamptz not null default now(),
   deadline timestamptz not null,
@@ -149,7 +150,8 @@ create table private.credit_holds (
   constraint refunded_amount_is_part_of_the_settlement
   check (refunded_amount between 0 and coalesce(settled_amount, 0)),
   constraint deadline_is_after_creation check (deadline > created_at),
-  constraint key_is_not_empty check (length(idempotency_key) between 1 and 300)
+  constraint key_is_not_empty check (length(idempotency_key) between 1 and 300),
+  constraint attempts_count_from_1 check (attempt >= 1)
 );
 
 comment on table private.credit_holds is 'Credits promised to work in flight: active, then settled, released or expired.';
@@ -163,13 +165,15 @@ comment on column private.credit_holds.terms is 'Prices and limits the work was 
 comment on column private.credit_holds.status is 'active, settled, released (nothing charged) or expired (returned by the reaper).';
 comment on column private.credit_holds.settled_amount is 'Credits charged.';
 comment on column private.credit_holds.refunded_amount is 'Credits given back after the settlement.';
-comment on column private.credit_holds.idempotency_key is 'The caller''s key for this hold, unique per account.';
-comment on column private.credit_holds.reason is 'Why it was released.';
+comment on column private.credit_holds.idempotency_key is 'The caller''s key for this hold; one per account that is not released.';
+comment on column private.credit_holds.attempt is 'Which hold of its key this is: one that was released frees the key for the next.';
+comment on column private.credit_holds.reason is 'Why it was released; superseded when its Idempotency-Key ran again after the reaper.';
 comment on column private.credit_holds.created_at is 'When the work was accepted.';
 comment on column private.credit_holds.deadline is 'When the reaper may return it; extended while leased work goes on.';
 comment on column private.credit_holds.finished_at is 'When it was settled, released or expired.';
 
-create unique index credit_holds_have_one_key_per_account on private.credit_holds (account_id, idempotency_key);
+create unique index credit_holds_have_one_key_per_account
+on private.credit_holds (account_id, idempotency_key, attempt);
 create index credit_holds_to_reap on private.credit_holds (deadline) where status = 'active';
 create index credit_holds_by_user on private.credit_holds (user_id) where user_id is not null;
 
@@ -745,7 +749,8 @@ create function private.credit_grant(
   p_reference text default null,
   p_paid_minor bigint default null,
   p_currency text default null,
-  p_metadata jsonb default '{}'
+  p_metadata jsonb default '{}',
+  p_is_expiry_fixed boolean default false
 ) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
@@ -760,9 +765,11 @@ declare
 begin
   perform private.require_amount(p_amount, 0.000001);
   v_account := private.lock_account(p_account_id);
-  -- The expiry is left out: callers compute it from the clock, and a retry a second later is the same grant.
+  -- An expiry that the caller computes from the clock is left out: a retry a second later is the same grant. One that
+  -- a person named is an argument like the others.
   v_fingerprint := md5(jsonb_build_array(
-    trim_scale(p_amount), p_source, p_priority, p_reference, p_paid_minor, p_currency
+    trim_scale(p_amount), p_source, p_priority, p_reference, p_paid_minor, p_currency,
+    case when p_is_expiry_fixed then extract(epoch from p_expires_at) end
   )::text);
   v_replay := private.find_replay(p_account_id, 'grant', p_idempotency_key, v_fingerprint);
   if v_replay.id is not null then
@@ -801,8 +808,8 @@ end
 $$;
 
 comment on function private.credit_grant(
-  uuid, numeric, text, text, timestamptz, integer, text, text, bigint, text, jsonb
-) is 'Adds a lot of credits, repaying debt first. Same key, same result; same key with another amount, source or payment is a 409.';
+  uuid, numeric, text, text, timestamptz, integer, text, text, bigint, text, jsonb, boolean
+) is 'Adds a lot of credits, repaying debt first. Same key, same result; same key with another amount, source, priority or payment, or another expiry where it is fixed, is a 409.';
 
 create type private.hold_limits as (
   available numeric,
@@ -945,7 +952,8 @@ create function private.place_hold(
   p_action text,
   p_seconds integer,
   p_terms jsonb default '{}',
-  p_usage jsonb default '{}'
+  p_usage jsonb default '{}',
+  p_attempt integer default 1
 ) returns private.credit_holds
 language plpgsql volatile security definer set search_path = ''
 as $$
@@ -992,9 +1000,9 @@ begin
   end if;
 
   insert into private.credit_holds (
-    id, account_id, user_id, action, amount, tokens, terms, idempotency_key, created_at, deadline
+    id, account_id, user_id, action, amount, tokens, terms, idempotency_key, attempt, created_at, deadline
   ) values (
-    v_id, p_account.id, p_user_id, p_action, p_amount, p_tokens, p_terms, p_idempotency_key, v_now,
+    v_id, p_account.id, p_user_id, p_action, p_amount, p_tokens, p_terms, p_idempotency_key, p_attempt, v_now,
     v_now + make_interval(secs => coalesce(p_seconds, private.setting('hold_seconds')::integer))
   )
   returning * into v_hold;
@@ -1013,7 +1021,7 @@ end
 $$;
 
 comment on function private.place_hold(
-  public.credit_accounts, private.hold_limits, uuid, numeric, bigint, text, text, integer, jsonb, jsonb
+  public.credit_accounts, private.hold_limits, uuid, numeric, bigint, text, text, integer, jsonb, jsonb, integer
 ) is 'Checks every limit, moves the amount to held, and inserts the hold and its usage row, in one transaction. The account is locked.';
 
 create function private.credit_hold(
@@ -1050,23 +1058,28 @@ begin
   v_payer := private.payer(p_user_id, p_organization_id);
   select h.* into v_hold
   from private.credit_holds as h
-  where h.account_id = (v_payer.account).id and h.idempotency_key = p_idempotency_key;
+  where h.account_id = (v_payer.account).id and h.idempotency_key = p_idempotency_key
+  order by h.attempt desc
+  limit 1;
   if v_hold.id is not null then
     if v_hold.amount <> p_amount or v_hold.action <> p_action or v_hold.tokens <> p_tokens
        or v_hold.user_id is distinct from p_user_id then
       perform private.fail(409, 'idempotency_conflict', 'This idempotency key was already used with other arguments.');
     end if;
-    return v_hold;
+    -- What was released can no longer be charged, so its key runs again. An expired hold still can be.
+    if v_hold.status <> 'released' then
+      return v_hold;
+    end if;
   end if;
   return private.place_hold(
     v_payer.account, v_payer.limits, p_user_id, p_amount, p_tokens, p_idempotency_key, p_action, p_seconds, p_terms,
-    p_usage
+    p_usage, coalesce(v_hold.attempt, 0) + 1
   );
 end
 $$;
 
 comment on function private.credit_hold(uuid, uuid, numeric, text, text, integer, bigint, jsonb, jsonb) is
-'Reserves credits before work starts. Same key and arguments: the same hold, whatever became of it.';
+'Reserves credits before work starts. Same key and arguments: the same hold, or a fresh one where it was released.';
 
 create function private.lock_hold(
   p_hold_id uuid, out hold private.credit_holds, out account public.credit_accounts
@@ -1679,7 +1692,8 @@ begin
       '{"param": "source"}');
   end if;
   v_result := private.credit_grant(
-    v_account_id, p_amount, p_source, p_idempotency_key, p_expires_at, coalesce(p_priority, 100), p_reason
+    v_account_id, p_amount, p_source, p_idempotency_key, p_expires_at, coalesce(p_priority, 100), p_reason,
+    p_is_expiry_fixed => true
   );
   if not (v_result ->> 'replayed')::boolean then
     perform private.record_operator_action(

@@ -263,6 +263,30 @@ def _(scene: Scene) -> str:
     return scene.lot_id
 
 
+@found_by("118_a_key_has_one_hold_that_counts")
+def _(scene: Scene) -> str:
+    scene.execute(
+        "insert into private.credit_holds"
+        " (account_id, action, amount, idempotency_key, attempt, deadline)"
+        " select account_id, action, 0, idempotency_key, 2, deadline"
+        " from private.credit_holds where id = %s",
+        scene.settled_id,
+    )
+    return scene.settled_id
+
+
+@found_by("118_a_key_has_one_hold_that_counts")
+def _(scene: Scene) -> str:
+    scene.execute(
+        "insert into private.credit_holds"
+        " (account_id, action, amount, status, idempotency_key, attempt, deadline, finished_at)"
+        " select account_id, action, 0, 'expired', idempotency_key, 2, now() + interval '1 minute',"
+        " now() from private.credit_holds where id = %s",
+        scene.settled_id,
+    )
+    return scene.settled_id
+
+
 # Usage -------------------------------------------------------------------------------------------
 
 

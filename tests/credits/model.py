@@ -49,6 +49,8 @@ class Hold:
     number: int
     member: int
     amount: Decimal
+    key: int
+    """Number of the first hold under the same key."""
     status: str = "active"
     settled: Decimal | None = None
     refunded: Decimal = ZERO
@@ -178,8 +180,12 @@ class Account:
         self.transactions += 1
         return self._add_lot(amount, remaining, priority, expires_at).number
 
-    def hold(self, member: int, amount: Decimal) -> int:
+    def hold(self, member: int, amount: Decimal, key: int | None = None) -> int:
+        """Its number. A key gives the hold it gave before, unless that one was released."""
         self.sweep()
+        for same in reversed(self.holds):
+            if same.key == key and same.status != "released":
+                return same.number
         who = self.members[member]
         if amount:
             if self.debt:
@@ -192,9 +198,10 @@ class Account:
                 raise RefusedByModel("budget_exceeded")
             if who.budget is not None and who.budget - who.spent - who.held < amount:
                 raise RefusedByModel("budget_exceeded")
-        self.holds.append(Hold(len(self.holds), member, amount))
+        number = len(self.holds)
+        self.holds.append(Hold(number, member, amount, number if key is None else key))
         who.held += amount
-        return len(self.holds) - 1
+        return number
 
     def settle(self, number: int, amount: Decimal) -> None:
         self.sweep()

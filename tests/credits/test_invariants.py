@@ -329,6 +329,55 @@ def test_invariant_4_same_key_same_result_other_arguments_conflict(ledger: Ledge
     ledger.verify(payer, other)
 
 
+def test_invariant_4_a_released_hold_frees_its_key(ledger: Ledger) -> None:
+    payer, key = ledger.new_payer(100), new_key()
+    first = ledger.hold(payer, 10, key)["hold_id"]
+    ledger.release(first)
+    second = ledger.hold(payer, 10, key)
+    assert second["hold_id"] != first
+    assert (second["status"], second["held"]) == ("active", 10)
+    # The one that was released pays for nothing, however late its work comes back.
+    expect_refusal(lambda: ledger.settle(first, 1), 409, "hold_released")
+    for end in (lambda: None, lambda: ledger.settle(second["hold_id"], 4)):
+        end()
+        assert ledger.hold(payer, 10, key)["hold_id"] == second["hold_id"]
+    assert ledger.balance(payer) == 96
+    assert [ledger.held(hold)["attempt"] for hold in (first, second["hold_id"])] == [1, 2]
+    ledger.verify(payer)
+
+
+def test_invariant_4_a_freed_key_takes_the_same_arguments_only(ledger: Ledger) -> None:
+    payer, key = ledger.new_payer(100), new_key()
+    ledger.release(ledger.hold(payer, 10, key)["hold_id"])
+    expect_refusal(lambda: ledger.hold(payer, 11, key), 409, "idempotency_conflict")
+    assert ledger.account(payer)["held"] == 0
+
+
+def test_invariant_4_a_hold_that_the_reaper_returned_keeps_its_key(ledger: Ledger) -> None:
+    payer, key = ledger.new_payer(100), new_key()
+    hold_id = ledger.hold(payer, 10, key)["hold_id"]
+    ledger.reap(hold_id)
+    again = ledger.hold(payer, 10, key)
+    assert (again["hold_id"], again["status"]) == (hold_id, "expired")
+    # It can still be charged, and a second hold could be charged as well.
+    ledger.settle(hold_id, 10)
+    assert ledger.balance(payer) == 90
+
+
+def test_invariant_4_the_expiry_is_an_argument_of_an_operators_grant(ledger: Ledger) -> None:
+    payer, key = ledger.new_payer(), new_key()
+    soon, later = "2100-01-01T00:00:00Z", "2100-01-02T00:00:00Z"
+    ledger.grant(payer, 10, key, p_expires_at=soon)
+    assert ledger.grant(payer, 10, key, p_expires_at="2100-01-01T01:00:00+01:00")["replayed"]
+    for other in (later, None):
+        expect_refusal(
+            lambda other=other: ledger.grant(payer, 10, key, p_expires_at=other),
+            409,
+            "idempotency_conflict",
+        )
+    assert ledger.balance(payer) == 10
+
+
 @pytest.mark.parametrize("key", [None, "", "x" * 301])
 def test_invariant_4_a_key_has_1_to_300_characters(ledger: Ledger, key: str | None) -> None:
     payer = ledger.new_payer(100)

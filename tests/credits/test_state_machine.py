@@ -471,10 +471,23 @@ class LedgerMachine(RuleBasedStateMachine):
     def _hold_again(self, index: int) -> None:
         is_same = bool(index % 2)
         number = index // 2 % len(self.holds)
-        result = self._again("backend.credit_hold", self.holds[number], is_same=is_same)
-        assert result is None or (result["hold_id"], result["status"]) == (
-            self.hold_ids[number],
-            self.model.holds[number].status,
+        arguments, hold = self.holds[number], self.model.holds[number]
+        if not is_same:
+            self._again("backend.credit_hold", arguments, is_same=False)
+            return
+        found: list[int] = []
+        result = self.step(
+            lambda model: found.append(model.hold(hold.member, hold.amount, hold.key)),
+            lambda: call(self.db, "backend.credit_hold", **arguments),
+        )
+        if result is None:
+            return
+        if found[0] == len(self.hold_ids):
+            self.holds.append(arguments)
+            self.hold_ids.append(result["hold_id"])
+        assert (result["hold_id"], result["status"]) == (
+            self.hold_ids[found[0]],
+            self.model.holds[found[0]].status,
         )
 
     def _refund_again(self, index: int) -> None:
