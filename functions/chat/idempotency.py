@@ -27,10 +27,13 @@ def read_key(header: str | None) -> str | None:
     raise InvalidRequestError("invalid_idempotency_key", message, {"param": "Idempotency-Key"})
 
 
-def fingerprint(payload: dict[str, Any], organization: str | None) -> str:
-    """SHA-256 of the request's meaning: its body, whatever the order of members, and who pays."""
-    meaning = json.dumps([payload, organization], sort_keys=True)
-    return hashlib.sha256(meaning.encode()).hexdigest()
+def fingerprint(payload: dict[str, Any]) -> str:
+    """SHA-256 of the request's meaning: its body, whatever the order of members.
+
+    Who pays is not in it, since one organization has two names; the database keeps the keys of each
+    payer apart.
+    """
+    return hashlib.sha256(json.dumps(payload, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass

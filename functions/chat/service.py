@@ -133,7 +133,7 @@ class ChatService:
         keyed: dict[str, Any] = {}
         if ask.idempotency_key is not None:
             keyed["p_idempotency_key"] = ask.idempotency_key
-            keyed["p_fingerprint"] = fingerprint(completion.payload, ask.organization)
+            keyed["p_fingerprint"] = fingerprint(completion.payload)
         return await Meter.start(
             self._database,
             self.background,

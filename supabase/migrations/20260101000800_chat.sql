@@ -181,8 +181,6 @@ declare
   v_request private.idempotent_requests;
   v_is_running boolean;
 begin
-  v_model := private.model_price(p_model, 'chat');
-  select mp.slug into v_provider from public.model_providers as mp where mp.id = v_model.provider_id;
   if p_organization is not null then
     v_organization_id := private.require_member(p_user_id, p_organization);
   end if;
@@ -215,8 +213,16 @@ begin
         perform private.fail(409, 'idempotency_in_progress', 'The first request with this Idempotency-Key is still running.',
           jsonb_build_object('retry_after', 1));
       end if;
+      if v_hold.status = 'expired' then
+        -- The first request may still be at work. One of the two is charged: this one, so the other no longer can be.
+        perform private.credit_release(v_hold.id, 'superseded');
+      end if;
     end if;
   end if;
+
+  -- Only what runs has to be on offer: a replay outlives its model.
+  v_model := private.model_price(p_model, 'chat');
+  select mp.slug into v_provider from public.model_providers as mp where mp.id = v_model.provider_id;
 
   -- The same request again, because the answer to its first call was lost on the way: the same hold.
   v_hold := null;

@@ -424,6 +424,46 @@ def test_invariant_4_a_chat_key_replays_waits_conflicts_or_runs_again(ledger: Le
     ledger.verify(payer)
 
 
+def test_invariant_4_a_chat_key_that_ran_again_after_the_reaper_is_charged_once(
+    ledger: Ledger,
+) -> None:
+    payer = ledger.new_payer(100)
+    key = {"p_idempotency_key": new_key(), "p_fingerprint": "one"}
+    used = {"p_prompt_tokens": 10, "p_completion_tokens": 10}
+    first = ledger.chat_start(payer, **key)["hold_id"]
+    ledger.reap(first)
+    second = ledger.chat_start(payer, **key)["hold_id"]
+    assert (ledger.held(first)["status"], ledger.held(first)["reason"]) == (
+        "released",
+        "superseded",
+    )
+    # The first work was only slow, and comes back before and after the second.
+    for _ in range(2):
+        expect_refusal(
+            lambda: ledger.rpc("chat_finish", p_hold_id=first, p_answer={"id": "1"}, **used),
+            409,
+            "hold_released",
+        )
+        finished = ledger.rpc("chat_finish", p_hold_id=second, p_answer={"id": "2"}, **used)
+    assert ledger.chat_start(payer, **key)["answer"] == {"id": "2"}
+    assert ledger.balance(payer) == 100 - finished["credits_charged"]
+    ledger.verify(payer)
+
+
+def test_invariant_4_a_chat_key_that_cannot_run_again_leaves_the_first_to_be_charged(
+    ledger: Ledger,
+) -> None:
+    payer = ledger.new_payer(1)
+    key = {"p_idempotency_key": new_key(), "p_fingerprint": "one", "p_max_tokens": 1000}
+    first = ledger.chat_start(payer, **key)["hold_id"]
+    ledger.reap(first)
+    ledger.hold(payer, 1)
+    expect_refusal(lambda: ledger.chat_start(payer, **key), 402, "insufficient_credits")
+    assert ledger.held(first)["status"] == "expired"
+    ledger.rpc("chat_finish", p_hold_id=first, p_prompt_tokens=10, p_completion_tokens=10)
+    ledger.verify(payer)
+
+
 # 5 -----------------------------------------------------------------------------------------------
 
 
