@@ -51,7 +51,10 @@ NOT_PROMPT = frozenset(
 
 @dataclass(frozen=True)
 class PromptSize:
-    """Tokens a prompt has at most (`bound`) and probably (`estimate`)."""
+    """Tokens a prompt has at most (`bound`) and probably (`estimate`).
+
+    Credits are held for the bound, the plan's tokens for the estimate.
+    """
 
     bound: int
     estimate: int

@@ -63,7 +63,7 @@ comment on column public.credit_accounts.period_start is 'Start of the calendar 
 comment on column public.credit_accounts.period_requests is 'Requests accepted in the period, less those that failed.';
 comment on column public.credit_accounts.period_tokens is 'Tokens used in the period.';
 comment on column public.credit_accounts.period_credits is 'Credits spent in the period.';
-comment on column public.credit_accounts.tokens_held is 'Tokens that work in flight may still use.';
+comment on column public.credit_accounts.tokens_held is 'Tokens that work in flight is expected to use at most.';
 comment on column public.credit_accounts.next_request_at is 'Theoretical arrival time of the next request (GCRA), which is the whole state of the rate limit.';
 comment on column public.credit_accounts.next_expiry_at is 'Earliest expiry among lots with something left.';
 comment on column public.credit_accounts.version is 'Number of transactions so far; the last one''s version.';
@@ -160,7 +160,7 @@ comment on column private.credit_holds.account_id is 'Who pays.';
 comment on column private.credit_holds.user_id is 'Who asked for the work; null once erased.';
 comment on column private.credit_holds.action is 'What the work is, as in usage_logs.action.';
 comment on column private.credit_holds.amount is 'Credits held: the most the work can cost.';
-comment on column private.credit_holds.tokens is 'Tokens held against the plan: the most the work can use.';
+comment on column private.credit_holds.tokens is 'Tokens held against the plan: what the work is expected to use at most; what it did use is counted at its end.';
 comment on column private.credit_holds.terms is 'Prices and limits the work was accepted under; a later price change does not touch it.';
 comment on column private.credit_holds.status is 'active, settled, released (nothing charged) or expired (returned by the reaper).';
 comment on column private.credit_holds.settled_amount is 'Credits charged.';

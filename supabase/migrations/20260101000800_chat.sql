@@ -77,12 +77,13 @@ create type private.chat_terms as (
   terms jsonb
 );
 
-comment on type private.chat_terms is 'What a completion may use and cost at most: tokens per choice, credits, tokens in all, and the prices.';
+comment on type private.chat_terms is 'What a completion may use and cost: tokens per choice and credits at most, tokens that the plan has to have left, and the prices.';
 
 create function private.chat_terms(
   p_model public.models,
   p_limits private.hold_limits,
   p_prompt_tokens integer,
+  p_prompt_estimate integer,
   p_max_tokens integer,
   p_choices integer
 ) returns private.chat_terms
@@ -91,12 +92,13 @@ as $$
 declare
   v_result private.chat_terms;
   v_prompt_tokens bigint;
+  v_prompt_estimate bigint;
   v_wanted bigint;
   v_room numeric;
   v_prompt_cost numeric;
   v_token_price numeric;
 begin
-  if p_prompt_tokens is null or p_prompt_tokens < 0 then
+  if p_prompt_tokens is null or p_prompt_tokens < 0 or p_prompt_estimate < 0 then
     perform private.fail(400, 'invalid_argument', 'The number of prompt tokens must not be negative.', '{"param": "messages"}');
   end if;
   if p_choices is null or p_choices not between 1 and 8 then
@@ -109,6 +111,9 @@ begin
 
   -- The bound counts bytes, so it can exceed the window while the prompt does not; no prompt can cost more than that.
   v_prompt_tokens := least(p_prompt_tokens, p_model.context_length);
+  -- Credits are held for the bound, since a charge never exceeds its hold. The plan's tokens are no money: they are held
+  -- for the estimate, or nobody could use the last three quarters of their month.
+  v_prompt_estimate := least(p_prompt_estimate, v_prompt_tokens);
   v_result.terms := jsonb_build_object(
     'model_id', p_model.id,
     'prompt_price', p_model.prompt_price,
@@ -135,20 +140,20 @@ begin
     if v_token_price > 0 then
       v_wanted := least(v_wanted, floor(v_room / v_token_price));
     end if;
-    v_wanted := least(v_wanted, (p_limits.tokens_left - v_prompt_tokens) / p_choices);
+    v_wanted := least(v_wanted, (p_limits.tokens_left - v_prompt_estimate) / p_choices);
     -- Fewer than 16 tokens are no answer; below that the request is refused, and the refusal says what 16 would need.
     v_result.max_tokens := greatest(v_wanted, least(16, p_model.default_output_tokens));
   end if;
 
   v_result.terms := v_result.terms || jsonb_build_object('max_tokens', v_result.max_tokens);
   v_result.amount := private.token_cost(v_result.terms, v_prompt_tokens, 0, v_result.max_tokens::bigint * p_choices);
-  v_result.tokens := v_prompt_tokens + v_result.max_tokens::bigint * p_choices;
+  v_result.tokens := v_prompt_estimate + v_result.max_tokens::bigint * p_choices;
   return v_result;
 end
 $$;
 
-comment on function private.chat_terms(public.models, private.hold_limits, integer, integer, integer) is
-'The output limit to send upstream and the worst case it leads to. 400 invalid_argument for a limit the model cannot have.';
+comment on function private.chat_terms(public.models, private.hold_limits, integer, integer, integer, integer) is
+'The output limit to send upstream and the worst case it leads to, from a bound of the prompt (credits) and an estimate of it (the plan''s tokens; null: the bound). 400 invalid_argument for a limit the model cannot have.';
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- For functions/: backend.*
@@ -166,7 +171,8 @@ create function backend.chat_start(
   p_idempotency_key text default null,
   p_fingerprint text default null,
   p_ip text default null,
-  p_user_agent text default null
+  p_user_agent text default null,
+  p_prompt_estimate integer default null
 ) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
@@ -237,7 +243,9 @@ begin
   end if;
 
   if v_hold.id is null then
-    v_terms := private.chat_terms(v_model, v_payer.limits, p_prompt_tokens, p_max_tokens, p_choices);
+    v_terms := private.chat_terms(
+      v_model, v_payer.limits, p_prompt_tokens, p_prompt_estimate, p_max_tokens, p_choices
+    );
     v_hold := private.place_hold(
       v_account, v_payer.limits, p_user_id, v_terms.amount, v_terms.tokens, 'chat:' || p_request_id::text, 'chat', null,
       v_terms.terms,
@@ -276,7 +284,7 @@ end
 $$;
 
 comment on function backend.chat_start(
-  uuid, uuid, text, integer, integer, integer, text, boolean, text, text, text, text
+  uuid, uuid, text, integer, integer, integer, text, boolean, text, text, text, text, integer
 ) is 'Before the model is called: checks who asks and every limit, fixes the price, holds the worst case, starts the usage row; or returns the stored answer of the same Idempotency-Key.';
 
 create function backend.chat_finish(
@@ -387,7 +395,8 @@ create function backend.chat_quote(
   p_prompt_tokens integer,
   p_max_tokens integer default null,
   p_choices integer default 1,
-  p_organization text default null
+  p_organization text default null,
+  p_prompt_estimate integer default null
 ) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
@@ -399,13 +408,13 @@ declare
   v_terms private.chat_terms;
   v_refusal text;
 begin
-  v_model := private.model_price(p_model, 'chat');
   if p_organization is not null then
     v_organization_id := private.require_member(p_user_id, p_organization);
   end if;
   v_payer := private.payer(p_user_id, v_organization_id);
   v_limits := v_payer.limits;
-  v_terms := private.chat_terms(v_model, v_limits, p_prompt_tokens, p_max_tokens, p_choices);
+  v_model := private.model_price(p_model, 'chat');
+  v_terms := private.chat_terms(v_model, v_limits, p_prompt_tokens, p_prompt_estimate, p_max_tokens, p_choices);
   begin
     perform private.require_room(v_limits, v_terms.amount, v_terms.tokens);
   exception
@@ -425,7 +434,7 @@ begin
 end
 $$;
 
-comment on function backend.chat_quote(uuid, text, integer, integer, integer, text) is
+comment on function backend.chat_quote(uuid, text, integer, integer, integer, text, integer) is
 'What a completion would cost at most and whether the payer affords it; holds nothing.';
 
 create function backend.chat_models(p_user_id uuid default null) returns jsonb
@@ -477,11 +486,11 @@ $$;
 comment on function backend.chat_purge(integer) is 'Forgets Idempotency-Keys past their time, with the answers stored under them.';
 
 grant execute on function
-backend.chat_start(uuid, uuid, text, integer, integer, integer, text, boolean, text, text, text, text),
+backend.chat_start(uuid, uuid, text, integer, integer, integer, text, boolean, text, text, text, text, integer),
 backend.chat_finish(uuid, integer, integer, integer, text, text, integer, integer, jsonb),
 backend.chat_fail(uuid, text, integer),
 backend.chat_extend(uuid, integer),
-backend.chat_quote(uuid, text, integer, integer, integer, text),
+backend.chat_quote(uuid, text, integer, integer, integer, text, integer),
 backend.chat_models(uuid),
 backend.chat_purge(integer)
 to service_role;

@@ -65,7 +65,7 @@ class Payer:
 
     def account(self) -> dict[str, Any]:
         return self._one(
-            "select id, balance, debt, held, active_holds, tokens_held"
+            "select id, balance, debt, held, active_holds, tokens_held, period_tokens"
             " from public.credit_accounts where user_id = %s"
         )
 

@@ -11,7 +11,7 @@ from decimal import Decimal
 import httpx
 import pytest
 
-from tests.chat.conftest import Memory, Payer, body, wait_for
+from tests.chat.conftest import Memory, NewPayer, Payer, body, wait_for
 
 
 def set_budget(payer: Payer, amount: str) -> None:
@@ -67,6 +67,18 @@ def test_request_without_max_tokens_is_not_refused_for_the_full_window(
     [sent] = upstream.bodies(mark)
     assert 16 <= sent["max_tokens"] < 2048
     assert payer.charges()[0] <= Decimal("0.1")
+
+
+def test_a_prompt_is_not_refused_for_the_bytes_it_has(new_payer: NewPayer) -> None:
+    # qwen-code 73: the same with the plan's tokens, of which this prompt has about 2,500.
+    payer = new_payer(plan="free")  # 10,000 tokens a month
+    prompt = "word " * 1_998
+    quote = payer.http.post("/quote", json=body(prompt, max_tokens=50)).json()
+    assert (quote["affordable"], quote["prompt_tokens"] > 10_000) == (True, True)
+    assert payer.ask(prompt, max_tokens=50).status_code == 200
+    [row] = payer.settled_usage()
+    used = row["prompt_tokens"] + row["completion_tokens"]
+    assert payer.account()["period_tokens"] == used < 3_000
 
 
 def test_five_parallel_long_prompts_do_not_pass_a_budget_for_one(payer: Payer) -> None:

@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from typing import Any
 
+import psycopg
 import pytest
 
-from tests.credits.ledger import Ledger, Payer, Refused, expect_refusal, new_key
+from tests.credits.ledger import (
+    CHAT_MODEL,
+    Ledger,
+    Payer,
+    Refused,
+    call,
+    chat_arguments,
+    expect_refusal,
+    new_key,
+)
+from tests.credits.parallel import at_once, open_doors, split
 
 
 def set_budget(ledger: Ledger, payer: Payer, budget: int | None) -> None:
@@ -275,6 +287,81 @@ def test_monthly_tokens_count_what_was_used_and_what_may_be(
     assert ledger.account(payer)["period_tokens"] == 500
     # Without a limit of the client's, the answer is as long as the plan allows.
     assert ledger.chat_start(payer, p_prompt_tokens=2000)["max_tokens"] == 500
+    ledger.verify(payer)
+
+
+def test_a_plans_tokens_are_held_by_the_estimate_and_counted_by_use(ledger: Ledger) -> None:
+    """qwen-code #73: the check before the call wanted more than anything would use."""
+    payer = ledger.new_payer(100, plan=ledger.new_plan(monthly_tokens=3000))
+    prompt = {"p_prompt_tokens": 8000, "p_prompt_estimate": 2000, "p_max_tokens": 1000}
+    quote = ledger.rpc("chat_quote", p_user_id=payer.user, p_model=CHAT_MODEL, **prompt)
+    assert (quote["affordable"], quote["prompt_tokens"]) == (True, 8000)
+    started = ledger.chat_start(payer, **prompt)
+    # Credits are held for the bound all the same: 8,000 at 60 and 1,000 at 180 per million.
+    assert started["held"] == quote["credits_max"] == Decimal("0.66")
+    assert ledger.account(payer)["tokens_held"] == 3000
+    ledger.rpc(
+        "chat_finish", p_hold_id=started["hold_id"], p_prompt_tokens=2300, p_completion_tokens=200
+    )
+    assert ledger.account(payer)["period_tokens"] == 2500
+    # Without a limit of the client's, the answer is as long as the plan allows by the estimate.
+    shorter = ledger.chat_start(payer, p_prompt_tokens=1600, p_prompt_estimate=400)
+    assert shorter["max_tokens"] == 100
+    ledger.verify(payer)
+
+
+def test_parallel_requests_pass_a_plans_tokens_by_no_more_than_their_estimates_are_wrong(
+    ledger: Ledger,
+) -> None:
+    payer = ledger.new_payer(100, plan=ledger.new_plan(monthly_tokens=1000))
+    prompt = {"p_prompt_tokens": 1600, "p_prompt_estimate": 400, "p_max_tokens": 100}
+    doors = open_doors(ledger.functions_dsn, 8)
+
+    def start(door: psycopg.Connection, _: int) -> Any:
+        return call(door, "backend.chat_start", **chat_arguments(payer, **prompt))
+
+    started, refused = split(at_once(doors, start))
+    for door in doors:
+        door.close()
+    assert len(started) == 2
+    assert {refusal.code for refusal in refused} == {"plan_limit_reached"}
+    for answer in started:
+        ledger.rpc(
+            "chat_finish", p_hold_id=answer["hold_id"], p_prompt_tokens=450, p_completion_tokens=100
+        )
+    assert ledger.account(payer)["period_tokens"] == 1000 + 2 * 50
+    # And what they used beyond it counts: there is nothing left.
+    refusal = expect_refusal(
+        lambda: ledger.chat_start(payer, p_prompt_tokens=1, p_max_tokens=1),
+        402,
+        "plan_limit_reached",
+    )
+    assert refusal.facts["available"] == 0
+    ledger.verify(payer)
+
+
+@pytest.mark.parametrize(("estimate", "held"), [(None, 900), (5000, 900), (0, 100)])
+def test_an_estimate_is_at_most_the_bound_and_without_one_the_bound_counts(
+    ledger: Ledger, estimate: int | None, held: int
+) -> None:
+    payer = ledger.new_payer(100)
+    ledger.chat_start(payer, p_prompt_tokens=800, p_prompt_estimate=estimate, p_max_tokens=100)
+    assert ledger.account(payer)["tokens_held"] == held
+
+
+def test_without_a_limit_all_choices_share_what_the_balance_affords(ledger: Ledger) -> None:
+    payer = ledger.new_payer(Decimal("0.1"))
+    # 0.03 for the prompt, and 97 tokens of each of four answers at 180 per million.
+    started = ledger.chat_start(payer, p_prompt_tokens=500, p_choices=4)
+    assert started["max_tokens"] == 97
+    assert started["held"] == Decimal("0.09984")
+    ledger.verify(payer)
+
+
+def test_without_a_limit_all_choices_share_what_the_plan_has_left(ledger: Ledger) -> None:
+    payer = ledger.new_payer(100, plan=ledger.new_plan(monthly_tokens=1000))
+    assert ledger.chat_start(payer, p_prompt_tokens=200, p_choices=4)["max_tokens"] == 200
+    assert ledger.account(payer)["tokens_held"] == 1000
     ledger.verify(payer)
 
 
