@@ -437,31 +437,38 @@ $$;
 comment on function backend.chat_quote(uuid, text, integer, integer, integer, text, integer) is
 'What a completion would cost at most and whether the payer affords it; holds nothing.';
 
-create function backend.chat_models(p_user_id uuid default null) returns jsonb
-language sql stable security definer set search_path = ''
+create function backend.chat_models(p_user_id uuid) returns jsonb
+language plpgsql stable security definer set search_path = ''
 as $$
-  select coalesce(jsonb_agg(jsonb_build_object(
-    'id', m.id,
-    'name', m.name,
-    'description', m.description,
-    'created', extract(epoch from m.created_at)::bigint,
-    'owned_by', mp.slug,
-    'context_length', m.context_length,
-    'max_output_tokens', m.max_output_tokens,
-    'default_output_tokens', m.default_output_tokens,
-    'capabilities', m.capabilities,
-    'is_default', m.is_default,
-    'pricing', jsonb_build_object(
-      'prompt', m.prompt_price, 'cached_prompt', m.cached_prompt_price, 'completion', m.completion_price,
-      'request', m.credits_cost, 'unit', 'credits per 1M tokens'
-    )
-  ) order by m.is_default desc, m.id), '[]'::jsonb)
-  from public.models as m
-  inner join public.model_providers as mp on mp.id = m.provider_id
-  where m.kind = 'chat' and m.is_active and mp.is_active
+begin
+  if not exists (select 1 from public.profiles as p where p.id = p_user_id and p.is_active) then
+    perform private.fail(403, 'account_suspended', 'This account is suspended or no longer exists.');
+  end if;
+  return (
+    select coalesce(jsonb_agg(jsonb_build_object(
+      'id', m.id,
+      'name', m.name,
+      'description', m.description,
+      'created', extract(epoch from m.created_at)::bigint,
+      'owned_by', mp.slug,
+      'context_length', m.context_length,
+      'max_output_tokens', m.max_output_tokens,
+      'default_output_tokens', m.default_output_tokens,
+      'capabilities', m.capabilities,
+      'is_default', m.is_default,
+      'pricing', jsonb_build_object(
+        'prompt', m.prompt_price, 'cached_prompt', m.cached_prompt_price, 'completion', m.completion_price,
+        'request', m.credits_cost, 'unit', 'credits per 1M tokens'
+      )
+    ) order by m.is_default desc, m.id), '[]'::jsonb)
+    from public.models as m
+    inner join public.model_providers as mp on mp.id = m.provider_id
+    where m.kind = 'chat' and m.is_active and mp.is_active
+  );
+end
 $$;
 
-comment on function backend.chat_models(uuid) is 'Chat models with their windows and prices; the same for every user until models become private.';
+comment on function backend.chat_models(uuid) is 'Chat models with their windows and prices; the same for every user until models become private. 403 account_suspended.';
 
 create function backend.chat_purge(p_limit integer default 1000) returns jsonb
 language plpgsql volatile security definer set search_path = ''

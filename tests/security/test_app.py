@@ -10,6 +10,7 @@ import uuid
 from typing import Any
 
 import httpx
+import jwt
 import pytest
 
 from local.stack import Stack
@@ -99,6 +100,19 @@ class TestRefusals:
         body = PAGES | {"pack": "starter"} if "billing" in path else BODY
         for headers in ({}, {"OpenAI-Organization": cast.slug}):
             answer = post(cast, functions_url + path, "suspended", body, headers)
+            assert (answer.status_code, code_of(answer)) == (403, "account_suspended")
+
+    @pytest.mark.parametrize("path", ["/v1/models", f"/v1/models/{MODEL}", "/v1/models/none"])
+    def test_a_suspended_user_lists_no_models(
+        self, cast: Cast, stack: Stack, functions_url: str, path: str
+    ) -> None:
+        claims = {"sub": str(uuid.uuid4()), "role": "authenticated", "aud": "authenticated"}
+        gone = jwt.encode(
+            claims | {"exp": int(time.time()) + 60}, stack.keys.jwt_secret, algorithm="HS256"
+        )
+        for token in (cast.suspended.token, gone):
+            headers = {"Authorization": f"Bearer {token}"}
+            answer = cast.http.get(functions_url + path, headers=headers)
             assert (answer.status_code, code_of(answer)) == (403, "account_suspended")
 
     @pytest.mark.parametrize(

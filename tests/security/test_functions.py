@@ -7,10 +7,12 @@ import time
 import uuid
 from typing import Any
 
+import psycopg
 import pytest
 
 from tests.security import matrix
 from tests.security.conftest import MODEL, REFUSED, Cast
+from tests.support.service import Service, ServiceError
 
 pytestmark = pytest.mark.usefixtures("nothing_changes")
 
@@ -206,6 +208,44 @@ def test_a_suspended_user_calls_nothing(cast: Cast, name: str) -> None:
         status, body = call(cast, "suspended", name, cast.organization_id)
     assert status == 403
     assert json.loads(body["details"])["code"] == "account_suspended"
+
+
+# Functions of the service that act for the user whose id they take, and those that do not: the
+# operator's, and what is called only after one of the first has agreed.
+ACTING_FOR_A_USER: dict[str, dict[str, Any]] = {
+    "chat_models": {},
+    "chat_quote": {"p_model": MODEL, "p_prompt_tokens": 1},
+    "chat_start": {"p_model": MODEL, "p_prompt_tokens": 1, "p_request_id": str(uuid.uuid4())},
+    "checkout_start": {"p_pack": "starter"},
+    "credit_hold": {
+        "p_organization_id": None,
+        "p_amount": 1,
+        "p_idempotency_key": "mine",
+        "p_action": "chat",
+    },
+}
+OF_OPERATORS = {"credit_balance", "credit_grant", "credit_statement", "user_set_active"}
+ONCE_AGREED = {"customer_claim"}
+
+
+def test_every_function_that_takes_a_user_says_whether_it_acts_for_them(
+    admin_connection: psycopg.Connection,
+) -> None:
+    rows = admin_connection.execute(
+        "select p.proname from pg_proc as p"
+        " where p.pronamespace = 'backend'::regnamespace and 'p_user_id' = any(p.proargnames)"
+    )
+    assert {name for (name,) in rows} == {*ACTING_FOR_A_USER, *OF_OPERATORS, *ONCE_AGREED}
+
+
+@pytest.mark.parametrize("name", ACTING_FOR_A_USER)
+def test_nothing_is_done_for_a_suspended_or_unknown_user(
+    cast: Cast, service: Service, name: str
+) -> None:
+    for user in (cast.suspended.id, str(uuid.uuid4()), None):
+        with pytest.raises(ServiceError) as refusal:
+            service.rpc(name, p_user_id=user, **ACTING_FOR_A_USER[name])
+        assert (refusal.value.status, refusal.value.code) == (403, "account_suspended")
 
 
 def test_no_role_is_invited_that_is_above_admin(cast: Cast) -> None:
