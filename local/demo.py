@@ -82,7 +82,13 @@ class Demo:
     def buy_credits(self, ada: Person) -> None:
         """Checkout, then the signed webhook, then the same webhook again."""
         with self.step("Ada buys credits; Stripe's signed webhook grants them, once"):
-            pack = ada.client.table("credit_packs").select("*").eq("slug", PACK).single().execute()
+            pack = (
+                ada.client.table("credit_packs")
+                .select("name, credits, price_minor, currency")
+                .eq("slug", PACK)
+                .single()
+                .execute()
+            )
             price = f"{pack.data['price_minor'] / 100:.2f} {pack.data['currency'].upper()}"
             say(f"the pack: {pack.data['name']} for {price}")
             checkout = self._post(

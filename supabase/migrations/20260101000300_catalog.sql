@@ -107,7 +107,7 @@ comment on column public.models.capabilities is 'What it can do: streaming, tool
 comment on column public.models.byok_allowed is 'Whether a customer''s own provider key may be used with it.';
 comment on column public.models.is_active is 'False: listed to nobody new, refused in requests.';
 comment on column public.models.is_default is 'The model of its kind that a client is offered first; one per kind.';
-comment on column public.models.metadata is 'Further facts, such as the licence.';
+comment on column public.models.metadata is 'Further facts for everybody, such as the licence.';
 comment on column public.models.created_at is 'When it was added.';
 comment on column public.models.updated_at is 'When anything in the row last changed.';
 
@@ -146,8 +146,15 @@ create index user_model_preferences_by_model on public.user_model_preferences (m
 -- Grants
 -- ---------------------------------------------------------------------------------------------------------------
 
-grant select on public.model_providers to anon, authenticated, service_role;
-grant select on public.models to anon, authenticated, service_role;
+grant select on public.model_providers, public.models to service_role;
+-- By name, so that what operators note beside a price is nobody else's to read (docs/decisions/0011).
+grant select (id, slug, name, description, website_url, is_active, created_at, updated_at)
+on public.model_providers to anon, authenticated;
+grant select (
+  id, provider_id, name, description, kind, version, context_length, max_output_tokens, default_output_tokens,
+  prompt_price, cached_prompt_price, completion_price, credits_cost, capabilities, byok_allowed, is_active, is_default,
+  metadata, created_at, updated_at
+) on public.models to anon, authenticated;
 
 grant select, delete on public.user_model_preferences to authenticated;
 -- The key may be "updated" because an upsert assigns every column it was given; the policies keep it the person's own.

@@ -506,7 +506,16 @@ create index stripe_objects_by_invoice on private.stripe_objects (invoice_id) wh
 -- Grants and row level security: everybody reads the price list, owners read their purchases, functions write
 -- ---------------------------------------------------------------------------------------------------------------
 
-grant select on public.plans, public.credit_packs to anon, authenticated, service_role;
+grant select on public.plans, public.credit_packs to service_role;
+grant select (
+  id, slug, name, description, monthly_tokens, max_agents, max_documents, max_team_members, monthly_free_images,
+  requests_per_minute, requests_per_month, concurrent_requests, credits_per_month, credits_roll_over, has_api_access,
+  has_workflows, has_priority_support, features, currency, price_monthly_minor, price_yearly_minor, trial_days,
+  is_active, sort_order, created_at, updated_at
+) on public.plans to anon, authenticated;
+grant select (
+  id, slug, name, description, credits, price_minor, currency, valid_days, is_active, sort_order, created_at, updated_at
+) on public.credit_packs to anon, authenticated;
 grant select on public.credit_purchases to authenticated, service_role;
 
 alter table public.plans enable row level security;

@@ -20,9 +20,17 @@ def visitor(stack: Stack) -> supabase.Client:
 
 def test_anybody_reads_the_plans_and_packs(visitor: supabase.Client, user: User) -> None:
     for client in (visitor, user.client):
-        plans = client.table("plans").select("*").order("sort_order").execute().data
+        plans = (
+            client.table("plans")
+            .select("slug, price_monthly_minor")
+            .order("sort_order")
+            .execute()
+            .data
+        )
         assert [plan["slug"] for plan in plans] == ["free", "pro", "business", "enterprise"]
-        packs = client.table("credit_packs").select("*").order("sort_order").execute().data
+        packs = (
+            client.table("credit_packs").select("slug, credits").order("sort_order").execute().data
+        )
         assert [pack["slug"] for pack in packs][:3] == ["starter", "standard", "volume"]
 
 

@@ -43,6 +43,8 @@ HEADER = """\
 #     -  no privilege: the statement is refused
 #     .  privilege, but row level security hides the row or refuses it
 #     x  privilege, but a trigger or constraint refuses the change
+#
+# [select_columns] Where a role reads some columns of a table and not the rest: which ones.
 """
 
 # Partitions are one line: their names change with the calendar.
@@ -85,6 +87,8 @@ where a.attrelid = %s::regclass and a.attnum > 0 and not a.attisdropped and a.at
 order by a.attname
 """
 
+_READS_ALL = "select has_table_privilege(%s, %s, 'select')"
+
 Matrix = dict[str, dict[str, Any]]
 
 
@@ -114,6 +118,7 @@ def observe(connection: psycopg.Connection) -> Matrix:
         tables = list(_tables(connection))
         return {
             "tables": {t.name: _Probe(connection, world, t).outcome() for t in tables},
+            "select_columns": _columns(connection, tables, "select"),
             "insert_columns": _columns(connection, tables, "insert"),
             "update_columns": _columns(connection, tables, "update"),
             "functions": _functions(connection),
@@ -182,6 +187,10 @@ def _columns(
 ) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     for table, role in itertools.product(tables, ROLES):
+        if privilege == "select" and connection.execute(
+            _READS_ALL, [role, table.regclass]
+        ).fetchone() == (True,):
+            continue
         columns = connection.execute(_COLUMNS, [table.regclass, role, privilege]).fetchall()
         if columns:
             found.setdefault(table.name, {})[role] = " ".join(name for (name,) in columns)

@@ -20,6 +20,7 @@ drop function public.lifetime_credits(public.profiles);
 grant update (balance) on public.credit_accounts to authenticated;
 grant delete on public.organizations to anon;
 grant select on private.settings to service_role;
+grant select (email) on public.profiles to anon;
 """
 
 
@@ -120,6 +121,13 @@ def test_a_column_grant_is_reported(reports: list[str]) -> None:
     assert "changed in [tables]" in report
 
 
+def test_a_column_that_may_be_read_is_reported(reports: list[str]) -> None:
+    # [tables] alone does not see it: the row is found by another column, which is refused.
+    assert about(reports, "public.profiles") == (
+        'new, so add to [select_columns]:\n  "public.profiles" = { anon = "email" }'
+    )
+
+
 def test_a_privilege_that_cannot_be_used_yet_is_reported_as_well(reports: list[str]) -> None:
     # Row level security lets a visitor delete no organization; the privilege is one policy away.
     report = about(reports, "public.organizations")
@@ -132,4 +140,4 @@ def test_a_grant_behind_a_closed_schema_is_left_to_check_006(reports: list[str])
 
 
 def test_nothing_else_is_reported(reports: list[str]) -> None:
-    assert len(reports) == 6
+    assert len(reports) == 7
