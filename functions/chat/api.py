@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from ipaddress import ip_address
 from time import monotonic
 from typing import Annotated
@@ -48,7 +49,6 @@ async def _service(request: Request) -> ChatService:
 async def _ask(
     request: Request,
     caller: CurrentCaller,
-    idempotency_key: Annotated[str | None, Header(description=docs.IDEMPOTENCY_KEY)] = None,
     openai_organization: Annotated[str | None, Header(description=docs.ORGANIZATION)] = None,
 ) -> Ask:
     since = monotonic()
@@ -62,13 +62,22 @@ async def _ask(
         request_id=request.state.request_id,
         since=since,
         organization=openai_organization or None,
-        idempotency_key=read_key(idempotency_key),
         ip=_ip(request),
         user_agent=request.headers.get("user-agent"),
     )
 
 
 AskDep = Annotated[Ask, Depends(_ask)]
+
+
+async def _keyed_ask(
+    ask: AskDep,
+    idempotency_key: Annotated[str | None, Header(description=docs.IDEMPOTENCY_KEY)] = None,
+) -> Ask:
+    return replace(ask, idempotency_key=read_key(idempotency_key))
+
+
+KeyedAskDep = Annotated[Ask, Depends(_keyed_ask)]
 ServiceDep = Annotated[ChatService, Depends(_service)]
 
 
@@ -79,7 +88,7 @@ ServiceDep = Annotated[ChatService, Depends(_service)]
     openapi_extra=docs.REQUEST_BODY,
     responses=docs.COMPLETION_RESPONSES,
 )
-async def complete(request: Request, ask: AskDep, service: ServiceDep) -> Response:
+async def complete(request: Request, ask: KeyedAskDep, service: ServiceDep) -> Response:
     """Answer in one piece, or hand the connection to the stream."""
     if ask.completion.streams:
 

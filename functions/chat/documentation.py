@@ -22,7 +22,11 @@ afterwards what it used is charged and the rest returned. `usage` also says `cre
 If you leave a stream, the model is stopped and what it had produced is charged. Members that are
 not listed pass through to the model.
 """
-QUOTE = "Takes the body of a completion. Holds nothing and charges nothing."
+QUOTE = """\
+Takes the body of a completion. Holds nothing and charges nothing. `prompt_tokens` is an upper
+bound: the UTF-8 bytes of everything that reaches the model and a fixed overhead per message, at
+most the context window. The prompt has about a quarter of it, and is charged for what it has.
+"""
 
 _USAGE = {
     "prompt_tokens": 13,

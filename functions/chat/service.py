@@ -57,7 +57,7 @@ class ChatService:
             stored = StoredAnswer.unpack(meter.answer)
             return answers.replay_text(stored, meter.receipt), {REPLAYED: "true"}
         async with meter:
-            _require_vision(ask.completion, meter)
+            _require_vision(ask.completion, meter.capabilities)
             answer = WholeAnswer(ask.completion, meter.model_id, ask.answer_id, meter.max_tokens)
             body = template.fill(meter.upstream_model, meter.max_tokens)
             answer.take(await self._upstream.complete(body, ask.request_id))
@@ -76,7 +76,7 @@ class ChatService:
             await _replay(meter, sink)
             return
         async with meter:
-            _require_vision(ask.completion, meter)
+            _require_vision(ask.completion, meter.capabilities)
             answer = StreamedAnswer(
                 ask.completion,
                 meter.model_id,
@@ -103,7 +103,10 @@ class ChatService:
             await sink.write(answer.rest(usage, await meter.closed()))
 
     async def quote(self, ask: Ask) -> dict[str, Any]:
-        """What the request would cost at most, and whether the payer affords it."""
+        """What the request would cost at most, and whether the payer affords it.
+
+        Raises QuernelError where a completion would refuse the request for what it is.
+        """
         quote: dict[str, Any] = await self._database.rpc(
             "chat_quote",
             p_user_id=ask.user_id,
@@ -114,6 +117,7 @@ class ChatService:
             p_choices=ask.completion.choices,
             p_organization=ask.organization,
         )
+        _require_vision(ask.completion, quote.pop("capabilities"))
         return quote
 
     async def models(self, user_id: UUID) -> list[dict[str, Any]]:
@@ -154,8 +158,8 @@ class ChatService:
         )
 
 
-def _require_vision(completion: Completion, meter: Meter) -> None:
-    if completion.has_images and not meter.capabilities.get("vision"):
+def _require_vision(completion: Completion, capabilities: dict[str, Any]) -> None:
+    if completion.has_images and not capabilities.get("vision"):
         raise InvalidRequestError(
             "unsupported_content", "This model does not read images.", {"param": "messages"}
         )

@@ -62,7 +62,7 @@ _EXAMPLE = QuernelError(
     "insufficient_credits",
     402,
     "Not enough credits for this request.",
-    {"limit_source": "balance", "required": 12.5, "available": 3.1, "remedy": "Buy credits."},
+    {"limit_source": "balance", "required": 12.5, "available": 3.1, "remedy": "buy_credits"},
 )
 
 

@@ -423,6 +423,7 @@ begin
   end;
   return jsonb_build_object(
     'model', v_model.id,
+    'capabilities', v_model.capabilities,
     'prompt_tokens', (v_terms.terms ->> 'prompt_tokens')::integer,
     'max_tokens', v_terms.max_tokens,
     'choices', p_choices,

@@ -148,6 +148,9 @@ def test_a_model_that_does_not_see_refuses_images_without_a_charge(payer: Payer)
     assert answer.status_code == 400
     assert answer.json()["error"]["code"] == "unsupported_content"
     payer.require_free(count=1, code="unsupported_content")
+    # A quote does not call affordable what would be refused.
+    quote = payer.http.post("/quote", json=request)
+    assert (quote.status_code, quote.json()["error"]["code"]) == (400, "unsupported_content")
 
 
 def test_text_parts_are_taken(payer: Payer) -> None:

@@ -279,6 +279,31 @@ def test_models_are_listed_with_context_and_price(payer: Payer) -> None:
     assert caught.value.code == "model_not_found"
 
 
+def test_a_quote_takes_no_idempotency_key(payer: Payer) -> None:
+    document = payer.http.get(f"{payer.base_url.removesuffix('/v1')}/openapi.json").json()
+    named = {
+        path: {
+            parameter["name"].lower() for parameter in document["paths"][path]["post"]["parameters"]
+        }
+        for path in ("/v1/quote", "/v1/chat/completions")
+    }
+    assert "openai-organization" in named["/v1/quote"]
+    assert named["/v1/chat/completions"] - named["/v1/quote"] == {"idempotency-key"}
+    # A key that a completion would refuse is none of its business.
+    answer = payer.http.post("/quote", json=body("hello"), headers={"Idempotency-Key": "x" * 256})
+    assert answer.status_code == 200
+
+
+def test_a_quote_says_that_its_prompt_tokens_are_a_bound_in_bytes(payer: Payer) -> None:
+    document = payer.http.get(f"{payer.base_url.removesuffix('/v1')}/openapi.json").json()
+    described = " ".join(document["paths"]["/v1/quote"]["post"]["description"].split())
+    assert "`prompt_tokens` is an upper bound: the UTF-8 bytes" in described
+    ascii_, cyrillic = (
+        payer.http.post("/quote", json=body(text)).json()["prompt_tokens"] for text in ("aa", "яя")
+    )
+    assert cyrillic == ascii_ + 2
+
+
 def test_a_quote_bounds_the_charge_and_holds_nothing(payer: Payer) -> None:
     request = body("hello", max_tokens=100)
     quote = payer.http.post("/quote", json=request).json()

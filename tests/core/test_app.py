@@ -145,6 +145,12 @@ async def test_a_defect_keeps_cors_and_id(app: FastAPI) -> None:
     assert "s3cr3t" not in response.text
 
 
+async def test_the_example_of_an_error_has_a_remedy_of_the_database(app: FastAPI) -> None:
+    example = app.openapi()["paths"]["/v1/quote"]["post"]["responses"]["default"]
+    error = example["content"]["application/json"]["example"]["error"]
+    assert (error["code"], error["remedy"]) == ("insufficient_credits", "buy_credits")
+
+
 # CORS ---------------------------------------------------------------------------------------------
 
 
