@@ -8,7 +8,6 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 from functions.billing import api as billing
@@ -17,7 +16,7 @@ from functions.core import health
 from functions.core.errors import QuernelError, from_status, render
 from functions.core.lifespan import lifespan
 from functions.core.logging import configure_logging
-from functions.core.middleware import BodyLimit, ErrorBoundary, RequestScope
+from functions.core.middleware import BodyLimit, Cors, ErrorBoundary, RequestScope
 from functions.core.openapi import DocumentedApp
 from functions.core.request_body import invalid_fields
 from functions.core.security_headers import security_headers
@@ -64,7 +63,7 @@ def _middleware(settings: Settings) -> list[Middleware]:
     return [
         Middleware(RequestScope, headers=security_headers(settings)),
         Middleware(
-            CORSMiddleware,
+            Cors,
             allow_origins=settings.browser_origins,
             allow_methods=("GET", "POST", "PUT", "PATCH", "DELETE"),
             # Clients in browsers add headers of their own; the origin is what is limited.

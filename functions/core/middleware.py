@@ -1,4 +1,4 @@
-"""Pure ASGI middleware, outermost first: RequestScope, (CORS,) ErrorBoundary, BodyLimit.
+"""Pure ASGI middleware, outermost first: RequestScope, Cors, ErrorBoundary, BodyLimit.
 
 None of them wraps the response in a task or a queue, so a stream passes through chunk by chunk.
 """
@@ -9,9 +9,12 @@ import logging
 import re
 import time
 from collections.abc import Iterable
+from http import HTTPStatus
 from uuid import uuid4
 
 from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from functions.core.errors import QuernelError, internal_error, render
@@ -113,6 +116,26 @@ class _Watch:
         if correlation is not None and _CORRELATION.fullmatch(correlation):
             fields["client_request_id"] = correlation
         log_event(logger, logging.INFO, "request", **fields)
+
+
+class Cors(CORSMiddleware):
+    """Starlette's, with a refused preflight as an error of ours instead of a line of text."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        response = super().preflight_response(request_headers)
+        return response if response.status_code == HTTPStatus.OK else _RefusedPreflight()
+
+
+class _RefusedPreflight(Response):
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        error = QuernelError(
+            "cors_refused",
+            400,
+            "Pages of this origin may not send such a request.",
+            headers={"Vary": "Origin, Access-Control-Request-Method"},
+        )
+        scope["state"]["error_code"] = error.code
+        await render(error, scope["path"])(scope, receive, send)
 
 
 class ErrorBoundary:

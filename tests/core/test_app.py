@@ -167,11 +167,25 @@ def preflight(origin: str) -> dict[str, str]:
 )
 async def test_other_origins_may_not_read(client: httpx.AsyncClient, origin: str) -> None:
     asked = await client.options("/v1/chat/completions", headers=preflight(origin))
-    assert asked.status_code == 400
+    assert (asked.status_code, asked.json()["error"]["code"]) == (400, "cors_refused")
+    assert "Origin" in asked.headers["vary"]
     answered = await client.get("/health", headers={"Origin": origin})
     for response in (asked, answered):
         assert "access-control-allow-origin" not in response.headers
         assert "access-control-allow-credentials" not in response.headers
+
+
+async def test_a_refused_preflight_is_an_error_in_the_paths_shape(
+    client: httpx.AsyncClient,
+) -> None:
+    wrong_method = preflight(ORIGIN) | {"Access-Control-Request-Method": "TRACE"}
+    for headers in (preflight("https://evil.app"), wrong_method):
+        openai = await client.options("/v1/chat/completions", headers=headers)
+        assert openai.json()["error"]["code"] == "cors_refused"
+        problem = await client.options("/billing/checkout", headers=headers)
+        assert (problem.status_code, problem.json()["code"]) == (400, "cors_refused")
+        assert problem.headers["content-type"] == "application/problem+json"
+        assert problem.headers["x-request-id"]
 
 
 async def test_allowed_origins_may(client: httpx.AsyncClient) -> None:
