@@ -18,6 +18,7 @@ Faults and timing are chosen per request by a header or inside the last user mes
     token_ms=N     wait before each token
     slow           the same as first_ms=300 token_ms=100
     chunk=N        tokens per chunk (default 1)
+    cached=N       prompt tokens reported as cached (default 0)
     status=N       refuse with this HTTP status, and with retry_after=N seconds
     after=N        tokens before a fault in mid-stream (default 3)
     fault=         empty (no content), reset (connection closed), stall (silence), malformed (a
@@ -77,6 +78,7 @@ class Plan:
     fault: str = ""
     after: int = 3
     chunk: int = 1
+    cached: int = 0
 
     @classmethod
     def read(cls, directives: str) -> Plan:
@@ -478,7 +480,7 @@ def _usage(body: dict[str, Any], choices: list[Choice], plan: Plan) -> dict[str,
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
-        "prompt_tokens_details": {"cached_tokens": 0},
+        "prompt_tokens_details": {"cached_tokens": plan.cached},
     }
 
 

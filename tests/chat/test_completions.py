@@ -279,6 +279,32 @@ def test_models_are_listed_with_context_and_price(payer: Payer) -> None:
     assert caught.value.code == "model_not_found"
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_prompt_tokens_that_the_upstream_had_cached_cost_less(payer: Payer, stream: bool) -> None:
+    answer = payer.ask("A question. simulate: cached=7", stream=stream)
+    lines = [line.removeprefix("data: ") for line in answer.text.splitlines()]
+    [usage] = [
+        found for line in lines if line.startswith("{") and (found := json.loads(line).get("usage"))
+    ]
+    assert usage["prompt_tokens_details"]["cached_tokens"] == 7
+    [row] = payer.settled_usage()
+    assert (row["cached_tokens"], row["usage_source"]) == (7, "upstream")
+    uncached = row["prompt_tokens"] - 7
+    # Credits per million: 60 a prompt token, 30 a cached one, 180 a token of the answer.
+    millionths = Decimal(uncached * 60 + 7 * 30 + row["completion_tokens"] * 180)
+    assert uncached > 0
+    assert payer.charges() == [millionths / 1_000_000]
+
+
+def test_where_a_request_came_from_is_in_its_usage_row(payer: Payer) -> None:
+    agent = "curl/8 " + "x" * 500
+    payer.ask("hello", headers={"User-Agent": agent})
+    payer.ask("hello", headers={"User-Agent": agent}, stream=True)
+    for row in payer.settled_usage(2):
+        assert str(row["ip_address"]).split("/")[0] == "127.0.0.1"
+        assert row["user_agent"] == agent[:400]
+
+
 def test_a_quote_takes_no_idempotency_key(payer: Payer) -> None:
     document = payer.http.get(f"{payer.base_url.removesuffix('/v1')}/openapi.json").json()
     named = {

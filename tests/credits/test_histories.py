@@ -490,15 +490,74 @@ def test_a_user_cannot_touch_their_balance_through_postgrest(new_user: NewUser) 
                 assert answer.status_code >= 400, (method, table, answer.text)
                 answers[method] += 1
         assert set(answers.values()) == {len(tables)}
-        for function in ("credit_grant", "credit_refund", "credit_claw_back", "chat_finish"):
+        assert rest.get("/credit_accounts").json() == before
+
+
+def test_a_user_cannot_call_what_moves_money_through_postgrest(
+    ledger: Ledger, new_user: NewUser
+) -> None:
+    """suna: what was not closed was open. Each call is complete: with EXECUTE it would succeed."""
+    user = new_user()
+    payer = Payer(_account_of(ledger, user.id), (user.id,))
+    lot_id = ledger.grant(payer, 50)["lot_id"]
+    settled = ledger.spend(payer, 10)
+    running = ledger.hold(payer, 10, p_action="chat")["hold_id"]
+    key = new_key()
+    calls: dict[str, dict[str, Any]] = {
+        "backend.credit_grant": {
+            "p_user_id": user.id,
+            "p_amount": 1000,
+            "p_source": "bonus",
+            "p_idempotency_key": key,
+            "p_actor": "me",
+        },
+        "backend.credit_settle": {"p_hold_id": running, "p_amount": 0},
+        "backend.credit_refund": {"p_hold_id": settled, "p_amount": 1, "p_idempotency_key": key},
+        "backend.credit_release": {"p_hold_id": running},
+        "private.credit_grant": {
+            "p_account_id": payer.account_id,
+            "p_amount": 1000,
+            "p_source": "bonus",
+            "p_idempotency_key": key,
+        },
+        "private.credit_claw_back": {
+            "p_lot_id": lot_id,
+            "p_target": 0,
+            "p_reason": "mine",
+            "p_reference": "mine",
+        },
+        "private.credit_refund": {
+            "p_hold_id": settled,
+            "p_amount": 1,
+            "p_idempotency_key": key,
+            "p_reason": "mine",
+        },
+    }
+    before = ledger.account(payer)
+    for function, arguments in calls.items():
+        # That the call is complete: as the owner of the database it succeeds.
+        with ledger.admin.transaction(force_rollback=True):
+            call(ledger.admin, function, **arguments)
+    with user.rest() as rest:
+        for function, arguments in calls.items():
             for schema in ("public", "backend", "private"):
                 answer = rest.post(
-                    f"/rpc/{function}",
-                    json={"p_user_id": user.id, "p_amount": 1e6, "p_source": "bonus"},
+                    f"/rpc/{function.split('.')[1]}",
+                    json=arguments,
                     headers={"Content-Profile": schema},
                 )
                 assert answer.status_code >= 400, (schema, function, answer.text)
-        assert rest.get("/credit_accounts").json() == before
+    # Past the API, with the role and the claims of the user, it is a privilege that stops them.
+    for function, arguments in calls.items():
+        with ledger.admin.transaction(force_rollback=True):
+            ledger.admin.execute("set local role authenticated")
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                call(ledger.admin, function, **arguments)
+    assert ledger.account(payer) == before
+
+
+def _account_of(ledger: Ledger, user_id: str) -> str:
+    return str(ledger.rpc("credit_balance", p_user_id=user_id)["account_id"])
 
 
 @pytest.mark.parametrize(
