@@ -1,4 +1,4 @@
--- Nobody but the owner, which is who the functions run as, writes money, prices, usage or membership.
+-- Nobody but the owner, which is who the functions run as, writes money, prices, usage, membership or webhooks.
 -- Mend: revoke the grant. A leaked service key must not edit a lot, and a client must not raise a plan.
 with granted as (
   select c.oid as relation, r.grantee, r.privilege_type, null::name as attname
@@ -23,7 +23,8 @@ where c.oid in (
     'public.credit_packs'::regclass, 'public.credit_purchases'::regclass, 'public.plans'::regclass,
     'public.model_providers'::regclass, 'public.models'::regclass, 'public.usage_logs'::regclass,
     'public.organizations'::regclass, 'public.organization_members'::regclass,
-    'public.organization_invitations'::regclass
+    'public.organization_invitations'::regclass, 'public.webhook_endpoints'::regclass,
+    'public.webhook_deliveries'::regclass
   )
   and a.grantee <> c.relowner
   and a.privilege_type <> 'SELECT';

@@ -4,7 +4,7 @@
 --   user_preferences          one JSON document per person and topic
 --   organizations             who may pay and share besides a person; "companies" in the chatbot specification
 --   organization_members      owner, admin or member, with an optional monthly credit budget
---   organization_invitations  a link sent to an email address; its token is kept only as a hash
+--   organization_invitations  a link sent to an email address; its tokens are kept only as hashes
 --   private.operator_actions  what operators did, append-only
 --
 -- Locks: profile, then organization, then member and invitation rows. Every function that changes an organization
@@ -221,15 +221,21 @@ on public.organization_invitations (organization_id, created_at desc);
 create index organization_invitations_by_inviter on public.organization_invitations (invited_by);
 create index organization_invitations_by_taker on public.organization_invitations (accepted_by);
 
+create index organization_invitations_by_email on public.organization_invitations (email);
+
 create table private.organization_invitation_tokens (
-  invitation_id uuid primary key references public.organization_invitations (id) on delete cascade,
+  invitation_id uuid not null references public.organization_invitations (id) on delete cascade,
+  purpose text not null default 'inviter',
   token_hash bytea not null unique,
+  constraint an_invitation_has_one_token_for_a_purpose primary key (invitation_id, purpose),
+  constraint purpose_is_known check (purpose in ('inviter', 'email')),
   constraint token_hash_is_a_sha256 check (octet_length(token_hash) = 32)
 );
 
 comment on table private.organization_invitation_tokens is 'Apart from the invitations, so that not even the admins who see those can read it.';
 comment on column private.organization_invitation_tokens.invitation_id is 'The invitation.';
-comment on column private.organization_invitation_tokens.token_hash is 'SHA-256 of the token, which was shown once. 256 random bits need no salt.';
+comment on column private.organization_invitation_tokens.purpose is 'inviter (shown once to who invited) or email (made when the email is sent, anew at each attempt).';
+comment on column private.organization_invitation_tokens.token_hash is 'SHA-256 of the token, which was told once. 256 random bits need no salt.';
 
 create table private.operator_actions (
   id bigint generated always as identity primary key,
@@ -963,6 +969,7 @@ begin
   returning * into v_invitation;
   insert into private.organization_invitation_tokens (invitation_id, token_hash)
   values (v_invitation.id, sha256(convert_to(v_token, 'UTF8')));
+  perform private.notify_invited(v_invitation);
   return jsonb_build_object(
     'id', v_invitation.id, 'organization_id', p_organization_id, 'email', v_email, 'role', p_role,
     'expires_at', v_invitation.expires_at, 'token', v_token);
@@ -1213,7 +1220,7 @@ language sql set search_path = ''
 as $$ select private.invite_member(p_organization_id, p_email, p_role) $$;
 
 comment on function public.invite_member(uuid, text, text) is
-'Invites an address as admin or member and returns the token, which is shown this once. An earlier invitation to the address ends. Owners and admins.';
+'Invites an address as admin or member, by email too, and returns a token, which is shown this once. An earlier invitation to the address ends. Owners and admins.';
 
 create function public.accept_invitation(p_token text) returns jsonb
 language sql set search_path = ''

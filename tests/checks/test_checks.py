@@ -377,3 +377,17 @@ def _(scene: Scene) -> str:
         scene.payer.user,
     )
     return str(scene.payer.user)
+
+
+# Notifications -----------------------------------------------------------------------------------
+
+
+@found_by("501_queued_messages_have_a_task")
+def _(scene: Scene) -> str:
+    query = (
+        "with told as (insert into private.notifications (user_id, template, key)"
+        " values (%s, 'receipt', 'check') returning id, user_id)"
+        " insert into private.email_deliveries (notification_id, user_id, created_at)"
+        " select id, user_id, now() - interval '25 hours' from told returning id::text"
+    )
+    return str(one(scene.db, query, scene.payer.user))

@@ -72,7 +72,7 @@ def test_the_stored_hash_is_not_the_token(new_team, new_person, db):
     invitation = invite(team, guest)
     row = db().execute(
         "select encode(token_hash, 'hex') from private.organization_invitation_tokens"
-        " where invitation_id = %s",
+        " where invitation_id = %s and purpose = 'inviter'",
         [invitation["id"]],
     )
     [stored] = row.fetchone()

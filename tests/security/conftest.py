@@ -46,6 +46,8 @@ THEIRS: dict[str, LiteralString] = {
     "public.payments": "account_id = any(%(accounts)s)",
     "public.subscriptions": "account_id = any(%(accounts)s)",
     "public.usage_logs": "account_id = any(%(accounts)s)",
+    "private.notifications": "user_id = any(%(people)s) or organization_id = %(organization)s",
+    "public.webhook_endpoints": "user_id = any(%(people)s) or organization_id = %(organization)s",
     "private.stripe_customers": "user_id = any(%(people)s) or organization_id = %(organization)s",
 }
 
@@ -73,6 +75,8 @@ class Cast:
     invited: str = ""
     hold_id: str = ""
     purchase_id: str = ""
+    endpoint_id: str = ""
+    endpoints: list[str] = field(default_factory=list)
     accounts: dict[str, str] = field(default_factory=dict)
     http: httpx.Client = field(default_factory=lambda: httpx.Client(trust_env=False, timeout=30))
 
@@ -93,6 +97,7 @@ class Cast:
     def marks(self) -> set[str]:
         """Texts that only a leak would put into a stranger's answer."""
         known = {self.organization_id, self.slug, self.invited, self.hold_id, self.purchase_id}
+        known |= set(self.endpoints)
         others = [person for person in self.people if person is not self.stranger]
         known |= {p.id for p in others} | {p.email for p in others}
         return known | {a for owner, a in self.accounts.items() if owner != self.stranger.id}
@@ -198,7 +203,7 @@ def _found_organization(cast: Cast, admin: psycopg.Connection, slug: str) -> Non
 
 
 def _do_business(cast: Cast, service: Service, key: str) -> None:
-    """Credits, a finished completion, a hold in flight and an open checkout of every payer."""
+    """Credits, a completion, a hold in flight, an open checkout and a webhook of every payer."""
     for user, organization in (
         (cast.owner.id, None),
         (cast.suspended.id, None),
@@ -240,8 +245,17 @@ def _do_business(cast: Cast, service: Service, key: str) -> None:
             "checkout_start", p_user_id=user, p_pack="starter", p_organization=organization
         )
         service.rpc("customer_claim", p_user_id=user, p_organization_id=organization)
+        endpoint = service.rpc(
+            "webhook_endpoint_create",
+            p_user_id=user,
+            p_url="https://hooks.quernel.test/",
+            p_organization=organization,
+        )
+        cast.endpoints.append(endpoint["id"])
+        service.rpc("webhook_endpoint_ping", p_user_id=user, p_endpoint_id=endpoint["id"])
         if user == cast.owner.id:
             cast.hold_id, cast.purchase_id = held["hold_id"], bought["id"]
+            cast.endpoint_id = endpoint["id"]
     cast.rest(
         "owner",
         "POST",

@@ -80,6 +80,16 @@ def coups(cast: Cast) -> dict[str, dict[str, Any]]:
             "p_currency": "eur",
         },
         "stripe_event_receive": {"p_event": event, "p_livemode": False},
+        "email_prepare": {"p_delivery_id": str(uuid.uuid4())},
+        "webhook_endpoint_create": {
+            "p_user_id": cast.founder.id,
+            "p_url": "https://evil.example/",
+            "p_organization": cast.organization_id,
+        },
+        "webhook_endpoint_read": {
+            "p_user_id": cast.owner.id,
+            "p_endpoint_id": cast.endpoint_id,
+        },
         "task_claim": {"p_kinds": ["probe"], "p_worker": "me", "p_limit": 1, "p_lease_seconds": 60},
     }
 

@@ -47,6 +47,8 @@ WISHES: dict[str, tuple[dict[str, Any], str]] = {
         "user_id=eq.{owner}",
     ),
     "public.usage_logs": ({"credits": 0, "credits_held": 0}, "account_id=eq.{account}"),
+    "public.webhook_deliveries": ({"status": "queued"}, "endpoint_id=eq.{endpoint}"),
+    "public.webhook_endpoints": ({"url": "https://evil.example/"}, "id=eq.{endpoint}"),
 }
 
 
@@ -56,6 +58,7 @@ def wish(cast: Cast, table: str) -> tuple[dict[str, Any], str]:
         owner=cast.owner.id,
         account=cast.accounts[cast.owner.id],
         organization=cast.organization_id,
+        endpoint=cast.endpoint_id,
     )
 
 

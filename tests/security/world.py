@@ -29,11 +29,20 @@ ROWS: dict[str, dict[str, LiteralString]] = {
         "organization": "user_id = %(founder)s",
     },
     "private.cron_jobs": {"shared": "name = %(job)s"},
+    "private.email_deliveries": {
+        "owner": "user_id = %(owner)s",
+        "organization": "invitation_id = %(invitation)s",
+    },
     "private.idempotent_requests": {
         "owner": "user_id = %(owner)s",
         "organization": "user_id = %(founder)s",
     },
     "private.member_spending": {"organization": "organization_id = %(organization)s"},
+    "private.notification_templates": {"shared": "name = 'receipt'"},
+    "private.notifications": {
+        "owner": "user_id = %(owner)s",
+        "organization": "organization_id = %(organization)s and template = 'receipt'",
+    },
     "private.operator_actions": {"shared": "actor = %(operator)s"},
     "private.organization_invitation_tokens": {"organization": "invitation_id = %(invitation)s"},
     "private.plan_prices": {"shared": "stripe_price_id = %(price)s"},
@@ -103,6 +112,14 @@ ROWS: dict[str, dict[str, LiteralString]] = {
     },
     "public.user_model_preferences": {"owner": "user_id = %(owner)s"},
     "public.user_preferences": {"owner": "user_id = %(owner)s"},
+    "public.webhook_deliveries": {
+        "owner": "endpoint_id = %(owner_endpoint)s",
+        "organization": "endpoint_id = %(organization_endpoint)s",
+    },
+    "public.webhook_endpoints": {
+        "owner": "id = %(owner_endpoint)s",
+        "organization": "id = %(organization_endpoint)s",
+    },
 }
 
 MISSING = (
@@ -156,6 +173,14 @@ def build(connection: psycopg.Connection) -> World:
         )
         _work(connection, user or ids["founder"], organization, str(ids[name]))
         subscribe(connection, user or ids["founder"], organization, ids["price"])
+        ids[f"{name}_endpoint"] = _call(
+            connection,
+            "backend.webhook_endpoint_create",
+            p_user_id=user or ids["founder"],
+            p_url="https://hooks.quernel.test/",
+            p_organization=organization,
+        )["id"]
+        _call(connection, "private.notify", user, organization, "receipt", Jsonb({}), mark)
     _call(connection, "backend.cron_claim", Jsonb({ids["job"]: 3600}), "worker", 60)
     event = {
         "object": "event",
