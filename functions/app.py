@@ -21,6 +21,7 @@ from functions.core.openapi import DocumentedApp
 from functions.core.request_body import invalid_fields
 from functions.core.security_headers import security_headers
 from functions.core.settings import Settings, get_settings
+from functions.notifications import api as notifications
 
 VERSION = "0.1.0"
 
@@ -34,7 +35,7 @@ EXPOSED_HEADERS = (
 )
 """Answer headers that scripts of other origins may read."""
 
-ROUTERS = (chat.router, billing.router, health.router)
+ROUTERS = (chat.router, billing.router, notifications.router, health.router)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:

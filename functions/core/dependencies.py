@@ -9,6 +9,7 @@ from fastapi import Depends, Request
 
 from functions.core.database import Database
 from functions.core.errors import UnavailableError
+from functions.core.http import SafeClient
 from functions.core.settings import Settings
 
 
@@ -29,6 +30,12 @@ async def _stripe(request: Request) -> stripe.StripeClient:
     return client
 
 
+async def _safe_client(request: Request) -> SafeClient:
+    client: SafeClient = request.app.state.safe_client
+    return client
+
+
 SettingsDep = Annotated[Settings, Depends(_settings)]
 DatabaseDep = Annotated[Database, Depends(_database)]
+SafeClientDep = Annotated[SafeClient, Depends(_safe_client)]
 StripeDep = Annotated[stripe.StripeClient, Depends(_stripe)]

@@ -113,6 +113,13 @@ class SafeClient:
     async def aclose(self) -> None:
         await self._pool.aclose()
 
+    def vet(self, url: str) -> None:
+        """Raise QuernelError `url_refused` (400) for a URL that no call would be made to.
+
+        Asks nobody: which addresses a name has is vetted at each call.
+        """
+        self._vet(url)
+
     async def fetch(
         self,
         url: str,

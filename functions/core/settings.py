@@ -7,14 +7,20 @@ production refuses to start on placeholders instead of running with them.
 
 from __future__ import annotations
 
+import base64
+import binascii
 import re
 from collections.abc import Iterator
+from email.headerregistry import Address
+from email.utils import parseaddr
 from functools import lru_cache
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from functions.core.mail_server import MailServer, parse_mail_server
 
 STRIPE_API_VERSION = "2026-10-28.endive"
 """Version of Stripe's API: of our requests, and of the webhook endpoint that an operator makes."""
@@ -24,6 +30,9 @@ LOCAL_ORIGINS = ("http://localhost:3000", "http://127.0.0.1:3000")
 
 JWT_SECRET_MIN_BYTES = 32
 """An HS256 key must be at least as long as its hash (RFC 7518 section 3.2)."""
+
+SIGNING_KEY_MIN_BYTES = 32
+"""As long as the hash it is used with (RFC 2104 section 3)."""
 
 API_KEY_MIN_CHARACTERS = 24
 """Keys of Supabase and Stripe are longer than this; what people type for a test is not."""
@@ -128,6 +137,15 @@ class Settings(BaseSettings):
     stripe_portal_configuration: OptionalText = None
     stripe_timeout_seconds: Seconds = 20.0
 
+    # Email: off until both are set
+    smtp_url: OptionalSecret = None
+    email_from: OptionalText = None
+    smtp_timeout_seconds: Seconds = 20.0
+    app_url: Url = "http://localhost:3000"
+
+    # Outgoing webhooks
+    webhook_signing_key: OptionalSecret = None
+
     @property
     def is_deployed(self) -> bool:
         """Whether strangers can reach this process: staging and production."""
@@ -153,6 +171,49 @@ class Settings(BaseSettings):
             return None
         return f"{self.supabase_url}/auth/v1/.well-known/jwks.json"
 
+    @property
+    def mail_server(self) -> MailServer | None:
+        """Where email is handed over; None while email is off. Raises SettingsError."""
+        url = _reveal(self.smtp_url)
+        if url is None or self.email_from is None:
+            return None
+        try:
+            return parse_mail_server(url)
+        except ValueError as error:
+            raise SettingsError(f"{_variable('smtp_url')} {error}") from None
+
+    @property
+    def email_sender(self) -> Address:
+        """The name and address that emails come from. Raises SettingsError."""
+        name, address = parseaddr(self.email_from or "")
+        try:
+            sender = Address(display_name=name, addr_spec=address)
+        except (ValueError, IndexError):
+            sender = Address()
+        if not sender.username or not sender.domain:
+            raise SettingsError(f"{_variable('email_from')} is not an address or Name <address>")
+        return sender
+
+    @property
+    def webhook_master_key(self) -> bytes | None:
+        """What the secrets of webhook endpoints are derived from; None while webhooks are off.
+
+        Raises SettingsError.
+        """
+        text = _reveal(self.webhook_signing_key)
+        if text is None:
+            return None
+        try:
+            key = base64.b64decode(text, validate=True)
+        except binascii.Error:
+            key = b""
+        if len(key) < SIGNING_KEY_MIN_BYTES:
+            raise SettingsError(
+                f"{_variable('webhook_signing_key')} is not base64 of at least "
+                f"{SIGNING_KEY_MIN_BYTES} bytes"
+            )
+        return key
+
     @model_validator(mode="after")
     def _refuse_the_unsafe(self) -> Self:
         if self.is_deployed:
@@ -175,6 +236,26 @@ def _problems(settings: Settings) -> Iterator[str]:
     if "*" in settings.browser_origins:
         yield f"{_variable('allowed_origins')} must list origins; * allows every site"
     yield from _credential_problems(settings)
+    yield from _notification_problems(settings)
+
+
+def _notification_problems(settings: Settings) -> Iterator[str]:
+    if (settings.smtp_url is None) != (settings.email_from is None):
+        yield f"{_variable('smtp_url')} and {_variable('email_from')} belong together"
+    elif settings.smtp_url is not None:
+        try:
+            server, _ = settings.mail_server, settings.email_sender
+        except SettingsError as error:
+            yield str(error)
+        else:
+            if server is not None and server.security == "none":
+                yield f"{_variable('smtp_url')} must use TLS in {settings.environment}"
+        if not settings.app_url.startswith("https://"):
+            yield f"{_variable('app_url')} must be https: links in emails lead there"
+    try:
+        _ = settings.webhook_master_key
+    except SettingsError as error:
+        yield str(error)
 
 
 def _credential_problems(settings: Settings) -> Iterator[str]:

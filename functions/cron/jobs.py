@@ -73,6 +73,11 @@ CRON_JOBS: Mapping[str, CronJob] = {
         30,
         (Step("task_sweep", batch=200), Step("task_bury", batch=200)),
     ),
+    "notifications": CronJob(
+        "Give up deliveries whose task has died, delete notifications past their retention",
+        HOUR,
+        (Step("notification_sweep", batch=500), Step("notification_purge", batch=5000)),
+    ),
     "purge_idempotency": CronJob(
         "Delete stored answers past their time",
         HOUR,

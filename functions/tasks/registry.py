@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from functions.billing.tasks import apply_stripe_event
+from functions.notifications.tasks import send_email, send_event
 from functions.tasks.context import TaskKind
 
 TASK_KINDS: Mapping[str, TaskKind] = {
+    "email": TaskKind(send_email, timeout_seconds=120),
     "stripe_event": TaskKind(apply_stripe_event, timeout_seconds=60),
+    "webhook": TaskKind(send_event, timeout_seconds=60),
 }

@@ -1,0 +1,1 @@
+"""Notifications: emails, and signed events to webhook endpoints of users."""
