@@ -82,6 +82,7 @@ def summary(stack: Stack, seconds: float) -> str:
             ("Chat upstream", stack.functions_environment()["QUERNEL_LLM_URL"]),
             ("Stripe webhook", f"{stack.functions_url}/billing/webhooks/stripe"),
             ("Webhook secret", keys.stripe_webhook_secret),
+            ("Emails", mail(stack)),
         ]
     rows.append(("Logs", str(stack.logs)))
     width = max(len(name) for name, _ in rows)
@@ -89,6 +90,12 @@ def summary(stack: Stack, seconds: float) -> str:
     return (
         f"\nQuernel runs; it took {seconds:.1f} s. Ctrl-C stops it.\n\n" + "\n".join(lines) + "\n"
     )
+
+
+def mail(stack: Stack) -> str:
+    """Where emails go: into a folder, or to the developer's own server."""
+    own = "QUERNEL_SMTP_URL" in stack.environment
+    return "sent by QUERNEL_SMTP_URL" if own else f"{stack.mail}/*.eml"
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import secrets
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from local.errors import StackError
@@ -26,6 +26,7 @@ class Keys:
     secret_key: str
     stripe_webhook_secret: str
     stripe_secret_key: str
+    webhook_signing_key: str
 
     def fingerprint(self) -> str:
         """A digest that changes when a password does; tells nothing about them."""
@@ -33,16 +34,25 @@ class Keys:
 
 
 def load_keys(path: Path) -> Keys:
-    """Read the file, or make it. Raises StackError if it is not what this version writes."""
+    """Read the file, or make it; what a later version added to Keys is added to the file.
+
+    Raises StackError if it cannot be read.
+    """
     if not path.exists():
         _write(path, _generate())
     try:
         stored = json.loads(path.read_text())
-        return Keys(**{field.name: str(stored[field.name]) for field in fields(Keys)})
-    except (ValueError, KeyError) as error:
+        names = [field.name for field in fields(Keys)]
+        known = {name: str(stored[name]) for name in names if name in stored}
+    except (ValueError, TypeError) as error:
         raise StackError(
-            f"{path} is not complete ({error}). Restore it, or start afresh with `make clean`."
+            f"{path} is damaged ({error}). Restore it, or start afresh with `make clean`."
         ) from None
+    if len(known) == len(names):
+        return Keys(**known)
+    keys = replace(_generate(), **known)
+    _write(path, keys, over=True)
+    return keys
 
 
 def _generate() -> Keys:
@@ -56,6 +66,7 @@ def _generate() -> Keys:
         secret_key=_api_key("secret"),
         stripe_webhook_secret=f"whsec_{secrets.token_hex(16)}",
         stripe_secret_key=f"sk_test_{secrets.token_hex(16)}",
+        webhook_signing_key=base64.b64encode(secrets.token_bytes(32)).decode(),
     )
 
 
@@ -66,12 +77,15 @@ def _api_key(kind: str) -> str:
     return f"{body}_{base64.urlsafe_b64encode(digest).decode()[:8]}"
 
 
-def _write(path: Path, keys: Keys) -> None:
+def _write(path: Path, keys: Keys, *, over: bool = False) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}")
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as file:
         json.dump(asdict(keys), file, indent=2)
+    if over:
+        partial.replace(path)
+        return
     try:
         os.link(partial, path)  # another run may have been first: its keys stay
     except FileExistsError:

@@ -178,3 +178,12 @@ def answers(url: str) -> bool:
         return httpx.get(url, timeout=2.0, trust_env=False).status_code < 500
     except httpx.HTTPError:
         return False
+
+
+def accepts(port: int) -> bool:
+    """Whether somebody accepts connections on a loopback port."""
+    try:
+        with socket.create_connection((LOOPBACK, port), timeout=2.0):
+            return True
+    except OSError:
+        return False

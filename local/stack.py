@@ -22,7 +22,7 @@ from local.keys import Keys, load_keys
 from local.paths import MIGRATIONS, ROOT, state_dir
 from local.platform import apply_platform, set_passwords
 from local.postgres import Postgres
-from local.processes import LOOPBACK, Child, answers, free_port, require_free_port
+from local.processes import LOOPBACK, Child, accepts, answers, free_port, require_free_port
 
 Transport = Literal["rest", "direct"]
 Say = Callable[[str], None]
@@ -37,6 +37,7 @@ class Ports:
     functions: int = 54330
     simulator: int = 54340
     stripe: int = 54350
+    mail: int = 54360
 
     @classmethod
     def from_environment(cls) -> Ports:
@@ -85,8 +86,8 @@ class Stack:
     `rebuild=True` lets a database whose migrations were edited be thrown away and made again;
     otherwise that is an error which says so. `transport` decides whether the functions app
     reaches the database through the gateway or over a pooled direct connection. `environment`
-    adds to (and wins over) what the functions app and the worker get; with a QUERNEL_LLM_URL or
-    Stripe keys in it, that simulator is not started.
+    adds to (and wins over) what the functions app and the worker get; with a QUERNEL_LLM_URL,
+    Stripe keys or a QUERNEL_SMTP_URL in it, that simulator is not started.
     """
 
     state: Path = field(default_factory=state_dir)
@@ -149,6 +150,11 @@ class Stack:
         return f"http://{LOOPBACK}:{self.ports.stripe}"
 
     @property
+    def mail(self) -> Path:
+        """The folder in which every email the stack sends is a file; see local/mailbox.py."""
+        return self.state / "mail"
+
+    @property
     def admin_dsn(self) -> str:
         """As the superuser `supabase_admin`."""
         return self.postgres.admin_dsn
@@ -173,12 +179,16 @@ class Stack:
             "QUERNEL_SUPABASE_SECRET_KEY": self.keys.secret_key,
             "QUERNEL_SUPABASE_JWT_SECRET": self.keys.jwt_secret,
             "QUERNEL_STRIPE_WEBHOOK_SECRET": self.keys.stripe_webhook_secret,
+            "QUERNEL_WEBHOOK_SIGNING_KEY": self.keys.webhook_signing_key,
         }
         if self._simulates_llm:
             settings["QUERNEL_LLM_URL"] = f"{self.simulator_url}/v1"
         if self._simulates_stripe:
             settings["QUERNEL_STRIPE_SECRET_KEY"] = self.keys.stripe_secret_key
             settings["QUERNEL_STRIPE_API_BASE"] = self.stripe_url
+        if self._keeps_mail:
+            settings["QUERNEL_SMTP_URL"] = f"smtp://{LOOPBACK}:{self.ports.mail}?starttls=off"
+            settings["QUERNEL_EMAIL_FROM"] = "Quernel <quernel@localhost>"
         if self.transport == "direct":
             settings["QUERNEL_DATABASE_URL"] = self.functions_dsn
         inherited = {name: value for name, value in os.environ.items() if name[:8] != "QUERNEL_"}
@@ -191,6 +201,10 @@ class Stack:
     @property
     def _simulates_stripe(self) -> bool:
         return not {"QUERNEL_STRIPE_SECRET_KEY", "QUERNEL_STRIPE_API_BASE"} & set(self.environment)
+
+    @property
+    def _keeps_mail(self) -> bool:
+        return "QUERNEL_SMTP_URL" not in self.environment
 
     # Life ------------------------------------------------------------------------------------
 
@@ -269,6 +283,10 @@ class Stack:
         """The simulators of what is elsewhere, the functions app and the worker."""
         environment = self.functions_environment()
         ready: list[tuple[Child, str]] = []
+        mailbox: Child | None = None
+        if self._keeps_mail:
+            options = [f"--port={self.ports.mail}", f"--folder={self.mail}"]
+            mailbox = self._child("mailbox", "local.mailbox", options, environment)
         if self._simulates_llm:
             port = f"--port={self.ports.simulator}"
             child = self._child("simulator", "local.simulator", [port], environment)
@@ -289,6 +307,9 @@ class Stack:
         worker = self._child("worker", "functions.worker", [], environment)
         for child, url in ready:
             self._step(child.name, partial(self._wait, child, url))
+        if mailbox is not None:
+            ready_to_accept = partial(accepts, self.ports.mail)
+            self._step(mailbox.name, partial(mailbox.wait_until, ready_to_accept, seconds=30))
         worker.require_running()
 
     # Parts -----------------------------------------------------------------------------------
@@ -355,6 +376,7 @@ class Stack:
             names += ["functions"]
             names += ["simulator"] if self._simulates_llm else []
             names += ["stripe"] if self._simulates_stripe else []
+            names += ["mail"] if self._keeps_mail else []
         for name in names:
             require_free_port(getattr(self.ports, name), name, f"QUERNEL_PORT_{name.upper()}")
 
