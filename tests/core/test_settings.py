@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import base64
 import re
 from pathlib import Path
 
@@ -23,6 +24,10 @@ DEPLOYED = {
     "QUERNEL_STRIPE_SECRET_KEY": f"sk_live_{SECRET}",
     "QUERNEL_STRIPE_WEBHOOK_SECRET": f"whsec_{SECRET}",
     "QUERNEL_LLM_URL": "https://models.quernel.app/v1",
+    "QUERNEL_SMTP_URL": f"smtp://quernel:{SECRET}@mail.quernel.app",
+    "QUERNEL_EMAIL_FROM": "Quernel <hello@quernel.app>",
+    "QUERNEL_APP_URL": "https://quernel.app",
+    "QUERNEL_WEBHOOK_SIGNING_KEY": base64.b64encode(SECRET.encode()).decode(),
 }
 
 
@@ -79,6 +84,15 @@ def deploy(monkeypatch: pytest.MonkeyPatch, **changes: str | None) -> Settings:
             {"QUERNEL_DATABASE_URL": "postgresql://q:postgres@db.quernel.app/postgres"},
             "QUERNEL_DATABASE_URL has a well-known password",
         ),
+        ({"QUERNEL_EMAIL_FROM": None}, "QUERNEL_SMTP_URL and QUERNEL_EMAIL_FROM belong together"),
+        ({"QUERNEL_SMTP_URL": None}, "QUERNEL_SMTP_URL and QUERNEL_EMAIL_FROM belong together"),
+        ({"QUERNEL_SMTP_URL": "mail.quernel.app"}, "QUERNEL_SMTP_URL must be smtp://host or smtps"),
+        ({"QUERNEL_SMTP_URL": "smtp://mail.quernel.app?starttls=off"}, "SMTP_URL must use TLS in"),
+        ({"QUERNEL_EMAIL_FROM": "Quernel"}, "QUERNEL_EMAIL_FROM is not an address"),
+        ({"QUERNEL_EMAIL_FROM": "you@example.com"}, "QUERNEL_EMAIL_FROM is a placeholder"),
+        ({"QUERNEL_APP_URL": None}, "QUERNEL_APP_URL must be https: links in emails lead there"),
+        ({"QUERNEL_WEBHOOK_SIGNING_KEY": "correct-horse"}, "SIGNING_KEY is not base64 of at least"),
+        ({"QUERNEL_WEBHOOK_SIGNING_KEY": "c2hvcnQ="}, "SIGNING_KEY is not base64 of at least 32"),
     ],
 )
 def test_production_refuses(
@@ -105,6 +119,9 @@ def test_production_accepts_a_complete_configuration(monkeypatch: pytest.MonkeyP
     assert settings.is_deployed
     assert settings.browser_origins == ()
     assert settings.jwks_url == "https://abcdefgh.supabase.co/auth/v1/.well-known/jwks.json"
+    assert settings.mail_server is not None
+    assert str(settings.email_sender) == "Quernel <hello@quernel.app>"
+    assert settings.webhook_master_key == SECRET.encode()
 
 
 def test_random_keys_are_never_taken_for_placeholders() -> None:
@@ -140,9 +157,12 @@ def test_defaults_just_work() -> None:
 
 
 def test_an_empty_variable_switches_the_feature_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("STRIPE_SECRET_KEY", "LLM_URL", "DATABASE_URL", "ALLOWED_ORIGINS", "JWT_ISSUER"):
+    for name in ("STRIPE_SECRET_KEY", "LLM_URL", "DATABASE_URL", "ALLOWED_ORIGINS", "JWT_ISSUER",
+                 "SMTP_URL", "EMAIL_FROM", "WEBHOOK_SIGNING_KEY"):  # fmt: skip
         monkeypatch.setenv(f"QUERNEL_{name}", "  ")
-    assert load_settings() == Settings()
+    settings = load_settings()
+    assert settings == Settings()
+    assert (settings.mail_server, settings.webhook_master_key) == (None, None)
 
 
 def test_origins_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,6 +48,7 @@ async def test_intervals_are_those_the_product_promises() -> None:
         "expire_lots": 60,
         "lapse_plans": 300,
         "sweep_tasks": 30,
+        "notifications": 3600,
         "purge_idempotency": 3600,
         "usage_partitions": 86_400,
         "task_purge": 86_400,

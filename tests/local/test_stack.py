@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import httpx
@@ -218,7 +218,9 @@ def test_a_server_whose_parent_is_gone_is_replaced(private_stack: Make) -> None:
     assert not stack.postgres.child.running
 
 
-@pytest.mark.parametrize("name", ["gateway", "postgres", "functions", "simulator", "stripe"])
+@pytest.mark.parametrize(
+    "name", ["gateway", "postgres", "functions", "simulator", "stripe", "mail"]
+)
 def test_a_busy_port_is_named(private_stack: Make, name: str) -> None:
     with socket.socket() as other:
         other.bind((LOOPBACK, 0))
@@ -252,6 +254,26 @@ def test_lost_passwords_are_explained(private_stack: Make) -> None:
         pass
     (stack.state / "secrets.json").unlink()
     with pytest.raises(StackError, match=r"passwords no longer open .*secrets\.json"):
+        private_stack(state=stack.state).start()
+
+
+def test_a_key_that_a_later_version_needs_is_added(private_stack: Make) -> None:
+    stack = private_stack()
+    file = stack.state / "secrets.json"
+    before = asdict(stack.keys)
+    older = {name: value for name, value in before.items() if name != "webhook_signing_key"}
+    file.write_text(json.dumps(older))
+    after = asdict(private_stack(state=stack.state).keys)
+    assert after["webhook_signing_key"] != before["webhook_signing_key"]
+    assert {name: after[name] for name in older} == older
+    assert json.loads(file.read_text()) == after
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_damaged_keys_are_explained(private_stack: Make) -> None:
+    stack = private_stack()
+    (stack.state / "secrets.json").write_text("{")
+    with pytest.raises(StackError, match=r"secrets\.json is damaged(.|\n)*make clean"):
         private_stack(state=stack.state).start()
 
 
