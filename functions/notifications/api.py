@@ -14,10 +14,12 @@ from functions.core.openapi import example
 from functions.core.request_body import read_json
 from functions.notifications.schemas import (
     CHANGES_REQUEST,
+    DELETED_EXAMPLE,
     ENDPOINT_EXAMPLE,
     ENDPOINT_REQUEST,
     PING_EXAMPLE,
     SECRET_EXAMPLE,
+    DeletedEndpoint,
     Endpoint,
     EndpointChanges,
     EndpointRequest,
@@ -104,13 +106,13 @@ async def update(
 
 @router.delete(
     "/{endpoint_id}",
-    status_code=204,
     summary="Delete a webhook endpoint",
     description="With its deliveries; what was on its way is not sent.",
+    responses=example("It is gone.", DELETED_EXAMPLE),
 )
-async def delete(endpoint_id: UUID, caller: CurrentCaller, service: ServiceDep) -> None:
+async def delete(endpoint_id: UUID, caller: CurrentCaller, service: ServiceDep) -> DeletedEndpoint:
     """See EndpointService.delete."""
-    await service.delete(caller.user_id, endpoint_id)
+    return await service.delete(caller.user_id, endpoint_id)
 
 
 @router.get(

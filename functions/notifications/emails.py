@@ -9,13 +9,13 @@ from typing import Literal
 from uuid import UUID
 
 import aiosmtplib
-import httpx
 
 from functions.core.database import Database
 from functions.core.logging import log_event
 from functions.core.mail_server import MailServer
 from functions.core.settings import Settings
 from functions.notifications.message import Email, UnwritableError, compose
+from functions.notifications.tls import public_tls
 
 logger = logging.getLogger(__name__)
 
@@ -122,9 +122,7 @@ async def hand_over(
             timeout=timeout_seconds,
             use_tls=server.security == "tls",
             start_tls=server.security == "starttls",
-            tls_context=(
-                None if server.security == "none" else httpx.create_ssl_context(trust_env=False)
-            ),
+            tls_context=None if server.security == "none" else public_tls(),
         )
     except aiosmtplib.SMTPRecipientsRefused as error:
         return _refusal(*(refused.code for refused in error.recipients))

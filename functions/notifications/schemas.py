@@ -77,6 +77,12 @@ class NewEndpoint(Endpoint, EndpointSecret):
     """An endpoint with its secret: just made, or with a new secret."""
 
 
+class DeletedEndpoint(BaseModel):
+    """An endpoint that is gone."""
+
+    id: UUID
+
+
 class Ping(BaseModel):
     """A ping on its way."""
 
@@ -101,6 +107,7 @@ ENDPOINT_EXAMPLE: dict[str, Any] = {
     "updated_at": "2030-01-01T00:00:00Z",
 }
 SECRET_EXAMPLE: dict[str, Any] = {"secret": "whsec_" + "0" * 43 + "="}
+DELETED_EXAMPLE: dict[str, Any] = {"id": "0198c0de-7d3a-7c1e-9c39-1f2e3d4c5b6a"}
 PING_EXAMPLE: dict[str, Any] = {"delivery_id": "0198c0de-7d3a-7c1e-9c39-1f2e3d4c5b6b"}
 
 

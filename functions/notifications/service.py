@@ -8,6 +8,7 @@ from functions.core.database import Database
 from functions.core.http import SafeClient
 from functions.core.json import Json
 from functions.notifications.schemas import (
+    DeletedEndpoint,
     Endpoint,
     EndpointChanges,
     EndpointRequest,
@@ -81,17 +82,18 @@ class EndpointService:
         )
 
     async def ping(self, user_id: UUID, endpoint_id: UUID) -> Ping:
-        """Have a ping sent. Raises webhook_endpoint_disabled too."""
+        """Have a ping sent. Raises webhook_endpoint_disabled and rate_limited too."""
         row = await self._database.rpc(
             "webhook_endpoint_ping", p_user_id=user_id, p_endpoint_id=endpoint_id
         )
         return Ping.model_validate(row)
 
-    async def delete(self, user_id: UUID, endpoint_id: UUID) -> None:
+    async def delete(self, user_id: UUID, endpoint_id: UUID) -> DeletedEndpoint:
         """The endpoint and its deliveries go."""
-        await self._database.rpc(
+        row = await self._database.rpc(
             "webhook_endpoint_delete", p_user_id=user_id, p_endpoint_id=endpoint_id
         )
+        return DeletedEndpoint.model_validate(row)
 
     async def _read(self, user_id: UUID, endpoint_id: UUID) -> dict[str, Json]:
         row: dict[str, Json] = await self._database.rpc(

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import ssl
-from functools import lru_cache
 from uuid import UUID
-
-import httpx
 
 from functions.core.http import SafeClient
 from functions.core.json import Json
 from functions.notifications.emails import EmailSender
 from functions.notifications.events import EventSender
 from functions.notifications.retries import try_again
+from functions.notifications.tls import public_tls
 from functions.tasks.context import TaskContext, TaskRejectedError
 
 
@@ -33,7 +30,7 @@ async def send_event(payload: dict[str, Json], context: TaskContext) -> dict[str
 
     After the last attempt the task is done: whose endpoint it is, is told.
     """
-    client = SafeClient(ssl_context=_tls())
+    client = SafeClient(ssl_context=public_tls())
     try:
         sender = EventSender(context.database, client, context.settings.webhook_master_key)
         status = await sender.send(_delivery_id(payload))
@@ -49,9 +46,3 @@ def _delivery_id(payload: dict[str, Json]) -> UUID:
         return UUID(payload["delivery_id"])
     except (KeyError, ValueError, TypeError, AttributeError):
         raise TaskRejectedError("the payload names no delivery") from None
-
-
-@lru_cache(maxsize=1)
-def _tls() -> ssl.SSLContext:
-    """Made once: reading the certificates takes longer than a delivery."""
-    return httpx.create_ssl_context(trust_env=False)

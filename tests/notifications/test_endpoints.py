@@ -213,6 +213,19 @@ def test_a_test_of_an_endpoint_that_is_switched_off(http: httpx.Client, user: Us
     assert told(answer) == (409, "webhook_endpoint_disabled")
 
 
+def test_more_than_ten_tests_in_an_hour(http: httpx.Client, user: User, desk: Desk) -> None:
+    endpoint = made(http, user)
+    desk.rows(
+        "update public.webhook_endpoints set url = 'https://hooks.quernel.test/' where id = %s",
+        endpoint["id"],
+    )
+    path = f"{PATH}/{endpoint['id']}/test"
+    answers = [http.post(path, headers=user.headers) for _ in range(11)]
+    assert [answer.status_code for answer in answers] == [202] * 10 + [429]
+    assert answers[-1].json()["code"] == "rate_limited"
+    assert 0 < int(answers[-1].headers["retry-after"]) <= 3600
+
+
 @pytest.mark.parametrize("table", ["webhook_endpoints", "webhook_deliveries"])
 def test_clients_write_no_row_themselves(user: User, table: str) -> None:
     id_ = str(uuid.uuid4())
@@ -320,7 +333,7 @@ def test_a_deleted_endpoint_is_gone(http: httpx.Client, user: User) -> None:
     endpoint = made(http, user)
     path = f"{PATH}/{endpoint['id']}"
     answer = http.delete(path, headers=user.headers)
-    assert (answer.status_code, answer.content) == (204, b"")
+    assert (answer.status_code, answer.json()) == (200, {"id": endpoint["id"]})
     assert told(http.get(path, headers=user.headers)) == (404, "webhook_endpoint_not_found")
 
 
