@@ -511,7 +511,7 @@ before update on public.organization_invitations
 for each row execute function private.touch_updated_at();
 
 -- ---------------------------------------------------------------------------------------------------------------
--- Triggers: an organization keeps an owner, and no more members than its plan allows
+-- Triggers: an organization keeps an owner, and nobody changes what operators did
 -- ---------------------------------------------------------------------------------------------------------------
 
 create function private.lock_organizations_of_leaver() returns trigger
@@ -579,39 +579,6 @@ comment on function private.keep_an_owner() is
 create trigger organization_keeps_an_owner
 after delete on public.organization_members
 for each row execute function private.keep_an_owner();
-
-create function private.refuse_members_beyond_plan() returns trigger
-language plpgsql security definer set search_path = ''
-as $$
-declare
-  v_limit integer;
-  v_count integer;
-begin
-  -- The lock makes the count true until this transaction ends, however many join at once.
-  perform o.id from public.organizations as o where o.id = new.organization_id for no key update;
-  select p.max_team_members into v_limit from private.plan_of(null, new.organization_id) as p;
-  if v_limit = -1 then
-    return new;
-  end if;
-  select count(*) into v_count
-  from public.organization_members as m where m.organization_id = new.organization_id;
-  if v_count + 1 > coalesce(v_limit, 1) then
-    perform private.fail(402, 'plan_limit_reached',
-      'The plan of this organization allows no more members.',
-      jsonb_build_object(
-        'limit_source', 'plan.max_team_members', 'required', v_count + 1, 'available', coalesce(v_limit, 1),
-        'remedy', 'upgrade_plan'));
-  end if;
-  return new;
-end
-$$;
-
-comment on function private.refuse_members_beyond_plan() is
-'Trigger: enforces max_team_members of the organization''s plan where a member is written. Members already there stay when a plan shrinks.';
-
-create trigger organization_has_no_more_members_than_its_plan_allows
-before insert on public.organization_members
-for each row execute function private.refuse_members_beyond_plan();
 
 create trigger operator_actions_are_append_only
 before update or delete on private.operator_actions

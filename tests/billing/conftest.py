@@ -18,9 +18,11 @@ from local.stripe_double import StripeDouble, serve
 from tests.billing.shop import ORIGIN, Shop
 from tests.billing.subscribers import subscribers
 from tests.conftest import NewUser, User
+from tests.credits.ledger import Ledger
+from tests.support.people import new_person, new_team
 from tests.support.service import Service
 
-__all__ = ["subscribers"]
+__all__ = ["new_person", "new_team", "subscribers"]
 
 
 @pytest.fixture(scope="session")
@@ -88,3 +90,11 @@ def shop(
 def user(new_user: NewUser) -> User:
     """Somebody who has signed up."""
     return new_user()
+
+
+@pytest.fixture
+def ledger(stack: Stack) -> Iterator[Ledger]:
+    """The ledger, with connections of its own."""
+    ledger = Ledger(stack.admin_dsn, stack.functions_dsn)
+    yield ledger
+    ledger.close()

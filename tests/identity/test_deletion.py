@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import pytest
 
-from tests.support.people import call, join, new_slug, refused, wait_until_blocked
+from tests.support.people import call, join, new_slug, put_on_plan, refused, wait_until_blocked
 
 
 def delete(connection, person):
@@ -29,7 +29,7 @@ def is_active(connection, organization_id):
     return row[0]
 
 
-def leave_traces(person, team, new_person):
+def leave_traces(person, team, new_person, connection):
     """Does everything this chapter lets a person do."""
     person.execute(
         "insert into public.user_preferences (preference_type, preference_value)"
@@ -42,6 +42,7 @@ def leave_traces(person, team, new_person):
     join(team.owner, team.id, person, "admin")
     person.call("invite_member", p_organization_id=team.id, p_email=new_person().email)
     own = person.call("create_organization", p_name="Own", p_slug=new_slug())
+    put_on_plan(connection, own["id"], "business")
     person.call("invite_member", p_organization_id=own["id"], p_email=new_person().email)
     return own["id"]
 
@@ -50,7 +51,7 @@ def test_deletion_of_an_auth_user_with_memberships_preferences_and_invitations_s
     new_team, new_person, db
 ):
     team, person, connection = new_team(), new_person(), db()
-    leave_traces(person, team, new_person)
+    leave_traces(person, team, new_person, connection)
     assert delete(connection, person) == 1
     for table, column in (
         ("profiles", "id"),
@@ -71,7 +72,7 @@ def test_deletion_of_an_auth_user_with_memberships_preferences_and_invitations_s
 def test_deletion_works_as_the_auth_service_does_it(new_team, new_person, as_role, db):
     """The auth service owns auth.users and has no right on our tables."""
     team, person = new_team(), new_person()
-    leave_traces(person, team, new_person)
+    leave_traces(person, team, new_person, db())
     with as_role("authenticator", commit=True) as connection:
         assert delete(connection, person) == 1
     assert person.id not in members(db(), team.id)
