@@ -83,6 +83,11 @@ CRON_JOBS: Mapping[str, CronJob] = {
         HOUR,
         (Step("chat_purge", batch=1000),),
     ),
+    "alerts_purge": CronJob(
+        "Delete read alerts past their retention",
+        DAY,
+        (Step("alerts_purge", batch=1000),),
+    ),
     "usage_partitions": CronJob(
         "Make the months ahead of the usage log",
         DAY,

@@ -391,3 +391,15 @@ def _(scene: Scene) -> str:
         " select id, user_id, now() - interval '25 hours' from told returning id::text"
     )
     return str(one(scene.db, query, scene.payer.user))
+
+
+@found_by("405_thresholds_lie_ahead")
+def _(scene: Scene) -> str:
+    # Past the trigger, which would tell the owner and aim at the next.
+    scene.db.execute("set local session_replication_role = replica")
+    scene.execute(
+        "update public.credit_accounts set next_credits_threshold = 0 where id = %s",
+        scene.payer.account_id,
+    )
+    scene.db.execute("set local session_replication_role = origin")
+    return scene.payer.account_id

@@ -64,6 +64,10 @@ ROWS: dict[str, dict[str, LiteralString]] = {
         "owner": "user_id = %(owner)s",
         "organization": "organization_id = %(organization)s",
     },
+    "public.billing_alerts": {
+        "owner": "user_id = %(owner)s",
+        "organization": "organization_id = %(organization)s",
+    },
     "public.credit_accounts": {
         "owner": "user_id = %(owner)s",
         "organization": "organization_id = %(organization)s",
@@ -181,6 +185,7 @@ def build(connection: psycopg.Connection) -> World:
             p_organization=organization,
         )["id"]
         _call(connection, "private.notify", user, organization, "receipt", Jsonb({}), mark)
+        _call(connection, "private.raise_alert", user, organization, "low_balance", mark, 50, 49)
     _call(connection, "backend.cron_claim", Jsonb({ids["job"]: 3600}), "worker", 60)
     event = {
         "object": "event",
