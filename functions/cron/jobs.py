@@ -83,6 +83,11 @@ CRON_JOBS: Mapping[str, CronJob] = {
         HOUR,
         (Step("chat_purge", batch=1000),),
     ),
+    "alerts_scan": CronJob(
+        "Tell of invoices that have fallen due and subscriptions about to end",
+        HOUR,
+        (Step("alerts_scan", batch=500),),
+    ),
     "alerts_purge": CronJob(
         "Delete read alerts past their retention",
         DAY,

@@ -8,7 +8,7 @@
 -- nothing. Crossings of time (an invoice falls due, a subscription ends) are found by a cron job.
 --
 -- An alert never stops money: the triggers on the account turn a failure into a warning in the log. A threshold of use
--- that could not be told stays where it is and is tried again by the account's next change (sql/checks/405).
+-- that could not be told stays where it is and is tried again with the account's next request (sql/checks/405).
 --
 -- Locks: the owner's row (for key share), which everybody else takes before the account, is taken here after it. So
 -- it is never waited for: whoever is being erased at this moment is told nothing.
@@ -16,6 +16,7 @@
 insert into private.settings (name, value, description) values
 ('low_balance_threshold', '50', 'Credits below which the balance of a new account is low; owners choose their own.'),
 ('usage_alert_percentages', '[80, 100]', 'Percentages of a month''s limits and budget at which the owner is told.'),
+('subscription_expiring_days', '7', 'Days before the end of a subscription or a trial at which its owner is told.'),
 ('alert_days', '90', 'Days a read alert is kept; what came to pass longer ago is no longer told.');
 
 -- ---------------------------------------------------------------------------------------------------------------
@@ -149,7 +150,7 @@ begin
         'Un paiement a été refusé. Vérifiez votre moyen de paiement.'
       when 'invoice_overdue' then 'La facture {number} était à payer le {due_at}.'
       when 'subscription_expiring' then case v_kind
-        when 'trial' then 'La période d''essai se termine le {ends_at}.'
+        when 'trial' then 'La période d''essai se termine le {trial_ends_at}.'
         else 'L''abonnement se termine le {ends_at}.'
       end
     end;
@@ -168,7 +169,7 @@ begin
         'A payment was declined. Check your payment method.'
       when 'invoice_overdue' then 'Invoice {number} was due on {due_at}.'
       when 'subscription_expiring' then case v_kind
-        when 'trial' then 'The trial ends on {ends_at}.'
+        when 'trial' then 'The trial ends on {trial_ends_at}.'
         else 'The subscription ends on {ends_at}.'
       end
     end;
@@ -370,8 +371,8 @@ before insert on public.credit_accounts
 for each row execute function private.watch_usage();
 
 -- Before and not after, so that the next thresholds are written with the row that reached the last. Three triggers and
--- not one, so that a hold and a settlement each evaluate no more than concerns them: a WHEN clause is read anew by every
--- statement.
+-- not one, so that a hold and a settlement each evaluate no more than concerns them: every statement reads a WHEN
+-- clause anew.
 create trigger credit_accounts_watch_requests
 before update of period_requests on public.credit_accounts
 for each row
@@ -420,8 +421,171 @@ execute function private.aim_at_new_plan();
 update public.credit_accounts set thresholds_expire_at = '-infinity';
 
 -- ---------------------------------------------------------------------------------------------------------------
+-- Crossings of time
+--
+-- Nothing older than alert_days is looked at, and nothing younger is purged (backend.alerts_purge): the row of an alert
+-- is there for as long as the scan could find its crossing again.
+-- ---------------------------------------------------------------------------------------------------------------
+
+create function private.utc_text(p_at timestamptz) returns text
+language sql immutable parallel safe set search_path = ''
+as $$ select to_char(p_at at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') $$;
+
+comment on function private.utc_text(timestamptz) is 'An instant as RFC 3339 in UTC, whatever the session''s time zone.';
+
+create function private.tell_overdue_invoices(p_limit integer) returns integer
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_invoice record;
+  v_count integer := 0;
+begin
+  for v_invoice in
+    select i.*
+    from public.invoices as i
+    where i.status = 'open'
+      and i.due_at <= now() and i.due_at > now() - make_interval(days => private.setting('alert_days')::integer)
+      and num_nonnulls(i.user_id, i.organization_id) = 1
+      and not exists (
+        select from public.billing_alerts as b
+        where b.user_id = i.user_id and b.type = 'invoice_overdue' and b.key = i.id::text
+      )
+      and not exists (
+        select from public.billing_alerts as b
+        where b.organization_id = i.organization_id and b.type = 'invoice_overdue' and b.key = i.id::text
+      )
+    order by i.due_at
+    limit p_limit
+  loop
+    if private.raise_alert(
+      v_invoice.user_id, v_invoice.organization_id, 'invoice_overdue', v_invoice.id::text, null,
+      v_invoice.amount_remaining_minor,
+      jsonb_strip_nulls(jsonb_build_object(
+        'invoice_id', v_invoice.id, 'number', coalesce(v_invoice.number, left(v_invoice.id::text, 8)),
+        'due_at', private.utc_text(v_invoice.due_at), 'amount_minor', v_invoice.amount_remaining_minor,
+        'currency', v_invoice.currency, 'invoice_url', v_invoice.hosted_invoice_url))
+    ) is not null then
+      v_count := v_count + 1;
+    end if;
+  end loop;
+  return v_count;
+end
+$$;
+
+comment on function private.tell_overdue_invoices(integer) is
+'Tells the owners of up to p_limit open invoices that these are past their due date; how many it told.';
+
+create function private.tell_expiring_subscriptions(p_limit integer) returns integer
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_subscription record;
+  v_count integer := 0;
+begin
+  for v_subscription in
+    select s.*, s.id::text || ' ' || private.utc_text(s.ends_at) as key
+    from (
+      select t.id, t.user_id, t.organization_id, p.name as plan, e.is_final,
+        case when e.is_final then coalesce(t.cancel_at, t.current_period_end) else t.trial_end end as ends_at
+      from public.subscriptions as t
+      inner join public.plans as p on p.id = t.plan_id
+      cross join lateral (
+        -- Nothing follows what was canceled, nor a plan that an operator gave.
+        select t.cancel_at_period_end or t.cancel_at is not null or t.provider = 'manual' as is_final
+      ) as e
+      where t.status in ('active', 'trialing', 'past_due') and (e.is_final or t.status = 'trialing')
+    ) as s
+    where s.ends_at > now()
+      and s.ends_at <= now() + make_interval(days => private.setting('subscription_expiring_days')::integer)
+      and num_nonnulls(s.user_id, s.organization_id) = 1
+      and not exists (
+        select from public.billing_alerts as b
+        where b.user_id = s.user_id and b.type = 'subscription_expiring'
+          and b.key = s.id::text || ' ' || private.utc_text(s.ends_at)
+      )
+      and not exists (
+        select from public.billing_alerts as b
+        where b.organization_id = s.organization_id and b.type = 'subscription_expiring'
+          and b.key = s.id::text || ' ' || private.utc_text(s.ends_at)
+      )
+    order by s.ends_at
+    limit p_limit
+  loop
+    if private.raise_alert(
+      v_subscription.user_id, v_subscription.organization_id, 'subscription_expiring', v_subscription.key,
+      null, null,
+      jsonb_build_object(
+        'subscription_id', v_subscription.id, 'plan', v_subscription.plan,
+        'reason', case when v_subscription.is_final then 'end' else 'trial' end,
+        case when v_subscription.is_final then 'ends_at' else 'trial_ends_at' end,
+        private.utc_text(v_subscription.ends_at))
+    ) is not null then
+      v_count := v_count + 1;
+    end if;
+  end loop;
+  return v_count;
+end
+$$;
+
+comment on function private.tell_expiring_subscriptions(integer) is
+'Tells the owners of up to p_limit subscriptions that these, or their trials, end within subscription_expiring_days; how many it told. An end that is moved is told again.';
+
+-- ---------------------------------------------------------------------------------------------------------------
+-- Payments that fail
+-- ---------------------------------------------------------------------------------------------------------------
+
+create function private.tell_failed_payment() returns trigger
+language plpgsql security definer set search_path = ''
+as $$
+declare
+  v_charge_id text;
+  v_invoice public.invoices;
+begin
+  if num_nonnulls(new.user_id, new.organization_id) = 0 then
+    return null;
+  end if;
+  -- Stripe tries the same payment again; each attempt has a charge of its own.
+  select o.state #>> '{last_payment_error,charge}' into v_charge_id
+  from private.stripe_objects as o
+  where o.id = new.provider_transaction_id and new.provider = 'stripe';
+  select i.* into v_invoice from public.invoices as i where i.id = new.invoice_id;
+  perform private.raise_alert(
+    new.user_id, new.organization_id, 'payment_failed', coalesce(v_charge_id, new.id::text), null, new.amount_minor,
+    jsonb_strip_nulls(jsonb_build_object(
+      'payment_id', new.id, 'amount_minor', new.amount_minor, 'currency', new.currency,
+      'failure_code', new.failure_code, 'invoice_id', v_invoice.id,
+      'next_attempt_at', private.utc_text(v_invoice.next_attempt_at), 'invoice_url', v_invoice.hosted_invoice_url))
+  );
+  return null;
+end
+$$;
+
+comment on function private.tell_failed_payment() is
+'Trigger: an attempt to pay was declined. A failure here fails the event that told of it, which is recorded and tried again.';
+
+create trigger payments_tell_failure
+after insert or update on public.payments
+for each row when (new.status = 'failed')
+execute function private.tell_failed_payment();
+
+-- ---------------------------------------------------------------------------------------------------------------
 -- For functions/: backend.*
 -- ---------------------------------------------------------------------------------------------------------------
+
+create function backend.alerts_scan(p_limit integer default 500) returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_limit integer := least(greatest(p_limit, 1), 5000);
+  v_count integer := private.tell_overdue_invoices(v_limit);
+begin
+  v_count := v_count + private.tell_expiring_subscriptions(v_limit - v_count);
+  return jsonb_build_object('count', v_count);
+end
+$$;
+
+comment on function backend.alerts_scan(integer) is
+'Tells of up to p_limit invoices that have fallen due and subscriptions about to end; {"count": told}.';
 
 create function backend.alerts_purge(p_limit integer default 1000) returns jsonb
 language plpgsql volatile security definer set search_path = ''
@@ -445,6 +609,7 @@ $$;
 
 comment on function backend.alerts_purge(integer) is 'Deletes up to p_limit read alerts that are older than alert_days; {"count": deleted}.';
 
+grant execute on function backend.alerts_scan(integer) to service_role;
 grant execute on function backend.alerts_purge(integer) to service_role;
 
 -- ---------------------------------------------------------------------------------------------------------------

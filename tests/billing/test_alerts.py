@@ -308,7 +308,8 @@ FACTS: dict[str, list[dict[str, Any]]] = {
     "payment_failed": [{}],
     "invoice_overdue": [{"number": "Q-0001", "due_at": "2026-01-31T12:00:00Z"}],
     "subscription_expiring": [
-        {"reason": reason, "ends_at": "2026-01-31T12:00:00Z"} for reason in ("trial", "canceled")
+        {"reason": "end", "ends_at": "2026-01-31T12:00:00Z"},
+        {"reason": "trial", "trial_ends_at": "2026-01-31T12:00:00Z"},
     ],
 }
 

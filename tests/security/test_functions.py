@@ -159,6 +159,7 @@ OF_ORGANIZATIONS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "credit_statement": ({}, {"admin"}),
     "organization_people": ({}, {"member", "admin"}),
     "set_monthly_budget": ({"p_budget": 1}, {"admin"}),
+    "set_low_balance_threshold": ({"p_threshold": 1}, {"admin"}),
     "update_organization": ({"p_name": "Taken over"}, {"admin"}),
     "invite_member": ({"p_email": "me@example.com", "p_role": "admin"}, {"admin"}),
     "leave_organization": ({}, {"member", "admin"}),
