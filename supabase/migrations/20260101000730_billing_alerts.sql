@@ -5,7 +5,8 @@
 --
 -- Crossings of the balance and of the month's use are seen by triggers on the account, where they happen. Their WHEN
 -- clauses compare columns of the row at hand: a hold or a settlement that crosses nothing runs no code and reads
--- nothing. Crossings of time (an invoice falls due, a subscription ends) are found by a cron job.
+-- nothing. Crossings of time (an invoice falls due, a subscription ends) are found by a cron job. Whatever the cause, the
+-- row is what is told: a trigger on it hands the facts to private.notify(), for email and webhooks.
 --
 -- An alert never stops money: the triggers on the account turn a failure into a warning in the log. A threshold of use
 -- that could not be told stays where it is and is tried again with the account's next request (sql/checks/405).
@@ -228,6 +229,21 @@ $$;
 
 comment on function private.raise_alert(uuid, uuid, text, text, numeric, numeric, jsonb) is
 'Tells an owner that something has come to pass; the alert''s id, null when this crossing was already told or the owner is going.';
+
+create function private.send_alert() returns trigger
+language plpgsql security definer set search_path = ''
+as $$
+begin
+  perform private.notify(new.user_id, new.organization_id, new.type, new.metadata, new.key);
+  return null;
+end
+$$;
+
+comment on function private.send_alert() is 'Trigger: what an owner is told here they are told by email and webhook too, by the preferences they have there.';
+
+create trigger billing_alerts_are_sent
+after insert on public.billing_alerts
+for each row execute function private.send_alert();
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- Crossings of the balance
