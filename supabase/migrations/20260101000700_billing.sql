@@ -821,15 +821,10 @@ begin
   if p_customer_id is null or p_customer_id !~ '^cus_[A-Za-z0-9_]{1,200}$' then
     perform private.fail(400, 'invalid_argument', 'A Stripe customer id is required.', '{"param": "customer_id"}');
   end if;
-  -- The owner first, as their erasure and every handler lock them.
-  perform p.id
-  from public.profiles as p
-  where p.id = (select c.user_id from private.stripe_customers as c where c.id = p_claim_id)
-  for no key update;
-  perform o.id
-  from public.organizations as o
-  where o.id = (select c.organization_id from private.stripe_customers as c where c.id = p_claim_id)
-  for no key update;
+  -- The owner before the claim, as their erasure locks them.
+  select c.* into v_customer from private.stripe_customers as c where c.id = p_claim_id;
+  perform p.id from public.profiles as p where p.id = v_customer.user_id for no key update;
+  perform o.id from public.organizations as o where o.id = v_customer.organization_id for no key update;
   select c.* into v_customer from private.stripe_customers as c where c.id = p_claim_id for update;
   if v_customer.id is null then
     perform private.fail(404, 'claim_not_found', 'There is no such claim to a customer.');

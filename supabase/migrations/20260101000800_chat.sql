@@ -314,6 +314,12 @@ begin
   if p_prompt_tokens < 0 or p_completion_tokens < 0 or p_cached_tokens < 0 then
     perform private.fail(400, 'invalid_argument', 'Token counts cannot be negative.');
   end if;
+  -- The person before the account, as in private.payer and in an erasure: noting the model's use refers to them.
+  perform p.id
+  from private.credit_holds as h
+  inner join public.profiles as p on p.id = h.user_id
+  where h.id = p_hold_id
+  for key share of p;
   -- The account before the hold, as everywhere; terms and status are read under that lock.
   v_locked := private.lock_hold(p_hold_id);
   v_hold := v_locked.hold;

@@ -57,6 +57,98 @@ def test_erasing_a_person_and_holding_for_them_never_wait_for_each_other(
     ledger.verify(payer)
 
 
+@pytest.mark.parametrize("payer_kind", ["person", "organization"])
+def test_erasing_a_person_and_finishing_their_chat_never_wait_for_each_other(
+    ledger: Ledger, payer_kind: str
+) -> None:
+    """The settlement is stopped half way; the erasure then comes in between, and must wait."""
+    payer = ledger.new_payer(100) if payer_kind == "person" else ledger.new_organization(100)
+    member = len(payer.users) - 1
+    hold_id = ledger.chat_start(payer, member=member)["hold_id"]
+    door, eraser, obstacle = ledger.another_door(), ledger.another_admin(), ledger.another_admin()
+    with ThreadPoolExecutor(2) as pool:
+        with obstacle.transaction(force_rollback=True):
+            obstacle.execute("select from public.usage_logs where id = %s for update", [hold_id])
+            finishing = pool.submit(call, door, "backend.chat_finish", **finish_arguments(hold_id))
+            wait_until_blocked(ledger.admin, door.info.backend_pid)
+            erasing = pool.submit(
+                eraser.execute, "delete from auth.users where id = %s", [payer.users[member]]
+            )
+            wait_until_blocked(ledger.admin, eraser.info.backend_pid)
+        charged = finishing.result()["credits_charged"]
+        erasing.result()
+    assert ledger.held(hold_id)["user_id"] is None
+    assert ledger.balance(payer) == 100 - charged < 100
+    ledger.verify(payer)
+
+
+def finish_arguments(hold_id: str) -> dict[str, Any]:
+    """Of backend.chat_finish."""
+    return {"p_hold_id": hold_id, "p_prompt_tokens": 10, "p_completion_tokens": 10}
+
+
+def test_a_storm_of_finishing_chats_and_erasures_never_deadlocks(ledger: Ledger) -> None:
+    """Every person leaves while their chats are settled; nobody is left waiting, all are paid."""
+    organization = ledger.new_organization(1000, members=13)
+    chats = [(organization, member) for member in range(1, 13)]
+    chats += [(ledger.new_payer(100), 0) for _ in range(12)]
+    for payer, member in chats:
+        starts = [ledger.chat_start(payer, member=member)["hold_id"] for _ in range(3)]
+        doors = [ledger.another_door() for _ in starts]
+        eraser, begin = ledger.another_admin(), threading.Barrier(len(starts) + 1)
+
+        def finish(door: Any, hold_id: str, begin: threading.Barrier = begin) -> Any:
+            begin.wait()
+            return call(door, "backend.chat_finish", **finish_arguments(hold_id))
+
+        def erase(
+            eraser: Any = eraser, user: str = payer.users[member], begin: Any = begin
+        ) -> None:
+            begin.wait()
+            eraser.execute("delete from auth.users where id = %s", [user])
+
+        with ThreadPoolExecutor(len(starts) + 1) as pool:
+            running = [
+                pool.submit(finish, door, hold_id)
+                for door, hold_id in zip(doors, starts, strict=True)
+            ]
+            running.append(pool.submit(erase))
+            for one_of_them in running:
+                one_of_them.result()
+        for connection in (*doors, eraser):
+            connection.close()
+        assert {ledger.held(hold_id)["status"] for hold_id in starts} == {"settled"}
+    ledger.verify(*{payer.account_id: payer for payer, _ in chats}.values())
+
+
+def test_erasing_a_person_and_attaching_their_customer_never_wait_for_each_other(
+    ledger: Ledger,
+) -> None:
+    """The erasure is stopped after it has reached the account; the answer of Stripe then comes."""
+    payer = ledger.new_payer(100)
+    hold_id = ledger.hold(payer, 1)["hold_id"]
+    claim_id = ledger.rpc("customer_claim", p_user_id=payer.user)["claim_id"]
+    door, eraser, obstacle = ledger.another_door(), ledger.another_admin(), ledger.another_admin()
+    with ThreadPoolExecutor(2) as pool:
+        with obstacle.transaction(force_rollback=True):
+            obstacle.execute("select from public.usage_logs where id = %s for update", [hold_id])
+            erasing = pool.submit(
+                eraser.execute, "delete from auth.users where id = %s", [payer.user]
+            )
+            wait_until_blocked(ledger.admin, eraser.info.backend_pid)
+            attaching = pool.submit(
+                call,
+                door,
+                "backend.customer_attach",
+                p_claim_id=claim_id,
+                p_customer_id=f"cus_{new_key()}",
+            )
+            wait_until_blocked(ledger.admin, door.info.backend_pid)
+        erasing.result()
+        assert attaching.result()["customer_id"].startswith("cus_")
+    ledger.verify(payer)
+
+
 def test_a_hold_for_somebody_who_is_erased_meanwhile_is_refused(ledger: Ledger) -> None:
     payer = ledger.new_payer(100)
     door, eraser = ledger.another_door(), ledger.another_admin()
