@@ -88,6 +88,7 @@ create table public.credit_lots (
   currency text,
   reason text,
   reference text,
+  stands_in_for uuid references public.credit_lots (id),
   metadata jsonb not null default '{}',
   created_at timestamptz not null default now(),
   constraint source_is_known check (
@@ -102,7 +103,7 @@ create table public.credit_lots (
   constraint currency_is_lower_case_iso_4217 check (currency ~ '^[a-z]{3}$')
 ) with (fillfactor = 80);
 
-comment on table public.credit_lots is 'What was granted, and what is left of it. Lots burn by priority, then earliest expiry, then oldest.';
+comment on table public.credit_lots is 'What was granted, and what is left of it. Lots burn by priority, then earliest expiry, then oldest; those past their date, of which only what is on hold is left, before all others.';
 comment on column public.credit_lots.id is 'Identifies the lot.';
 comment on column public.credit_lots.account_id is 'Whose credits these are.';
 comment on column public.credit_lots.source is 'Why they were granted.';
@@ -117,6 +118,7 @@ comment on column public.credit_lots.paid_minor is 'Money paid for it, in minor 
 comment on column public.credit_lots.currency is 'Currency of paid_minor, lower-case ISO 4217.';
 comment on column public.credit_lots.reason is 'What the owner is told.';
 comment on column public.credit_lots.reference is 'Id of the paid object at the payment provider, or an operator''s reference.';
+comment on column public.credit_lots.stands_in_for is 'The lot whose credits these were: it had expired when they were given back.';
 comment on column public.credit_lots.metadata is 'Further facts, never about a person.';
 comment on column public.credit_lots.created_at is 'When it was granted.';
 
@@ -124,6 +126,8 @@ comment on column public.credit_lots.created_at is 'When it was granted.';
 create index credit_lots_in_burn_order
 on public.credit_lots (account_id, priority, expires_at, created_at, id) where used_at is null;
 create index credit_lots_by_account on public.credit_lots (account_id, created_at desc);
+create index credit_lots_by_what_they_stand_in_for
+on public.credit_lots (stands_in_for) where stands_in_for is not null;
 
 create table private.credit_holds (
   id uuid primary key default private.uuid7(),
@@ -357,6 +361,7 @@ comment on function private.require_amount(numeric, numeric) is 'Refuses negativ
 create function private.take_from_lots(
   p_account_id uuid,
   p_amount numeric,
+  p_has_expired boolean,
   p_first_lot_id uuid default null,
   out lot_ids uuid[],
   out lot_amounts numeric[]
@@ -373,7 +378,7 @@ begin
   if p_amount <= 0 then
     return;
   end if;
-  if p_first_lot_id is null then
+  if p_first_lot_id is null and not p_has_expired then
     -- As a rule the first lot in order has enough, and one statement does it all.
     update public.credit_lots as l
     set remaining = l.remaining - p_amount,
@@ -393,15 +398,29 @@ begin
     lot_amounts := '{}';
   end if;
   for v_lot in
-    -- In two parts, so that the second is read from its index in order and only as far as it is needed.
-    select l.id, l.remaining
-    from public.credit_lots as l
-    where l.id = p_first_lot_id and l.account_id = p_account_id and l.used_at is null
+    -- In parts, so that the last is read from its index in order and only as far as it is needed.
+    (
+      select l.id, l.remaining
+      from public.credit_lots as l
+      where l.account_id = p_account_id and l.used_at is null
+        and (l.id = p_first_lot_id or l.stands_in_for = p_first_lot_id)
+      order by l.id <> p_first_lot_id, l.priority, l.expires_at, l.created_at, l.id
+    )
     union all
     (
       select l.id, l.remaining
       from public.credit_lots as l
-      where l.account_id = p_account_id and l.used_at is null and l.id is distinct from p_first_lot_id
+      where p_has_expired and l.account_id = p_account_id and l.used_at is null and l.expires_at <= now()
+        and (l.id = p_first_lot_id or l.stands_in_for = p_first_lot_id) is not true
+      order by l.priority, l.expires_at, l.created_at, l.id
+    )
+    union all
+    (
+      select l.id, l.remaining
+      from public.credit_lots as l
+      where l.account_id = p_account_id and l.used_at is null
+        and (p_has_expired and l.expires_at <= now()) is not true
+        and (l.id = p_first_lot_id or l.stands_in_for = p_first_lot_id) is not true
       order by l.priority, l.expires_at, l.created_at, l.id
     )
   loop
@@ -422,8 +441,8 @@ begin
 end
 $$;
 
-comment on function private.take_from_lots(uuid, numeric, uuid) is
-'Burns credits from an account''s lots in order (one lot may be named to go first) and says which; the caller has made sure there is enough.';
+comment on function private.take_from_lots(uuid, numeric, boolean, uuid) is
+'Burns credits from an account''s lots in order and says which: first a lot that is named and what stands in for it, then lots past their date if p_has_expired, then the others. The caller has swept and has made sure there is enough, so what is left of lots past their date was on hold.';
 
 create function private.write_transaction(
   p_account_id uuid,
@@ -505,7 +524,7 @@ begin
   select a.* into strict v_account from public.credit_accounts as a where a.id = p_account_id;
   v_amount := least(v_account.debt, v_account.balance + v_account.debt - v_account.held);
   if v_amount > 0 then
-    v_taken := private.take_from_lots(p_account_id, v_amount);
+    v_taken := private.take_from_lots(p_account_id, v_amount, coalesce(v_account.next_expiry_at <= now(), false));
     perform private.write_transaction(
       p_account_id, 'repay', 'debt_repayment', 0, -v_amount, v_taken.lot_ids, v_taken.lot_amounts, null,
       'Debt repaid out of credits that were on hold'
@@ -529,17 +548,17 @@ declare
   v_lot_amounts numeric[] := '{}';
 begin
   select a.* into strict v_account from public.credit_accounts as a where a.id = p_account_id;
-  -- What is on hold will burn from the front of the queue, so that much of the front is left alone.
+  -- Of lots past their date, as much is left alone as is on hold, whatever other lots there are: holds burn them first.
   v_protected := v_account.held;
   for v_lot in
-    select l.id, l.remaining, coalesce(l.expires_at <= now(), false) as is_expired
+    select l.id, l.remaining
     from public.credit_lots as l
-    where l.account_id = p_account_id and l.used_at is null
-    order by l.priority, l.expires_at nulls last, l.created_at, l.id
+    where l.account_id = p_account_id and l.used_at is null and l.expires_at <= now()
+    order by l.priority, l.expires_at, l.created_at, l.id
   loop
     v_take := v_lot.remaining - least(v_lot.remaining, v_protected);
     v_protected := v_protected - least(v_lot.remaining, v_protected);
-    if v_lot.is_expired and v_take > 0 then
+    if v_take > 0 then
       update public.credit_lots as l
       set remaining = l.remaining - v_take,
         expired = l.expired + v_take,
@@ -594,7 +613,8 @@ create function private.add_lot(
   p_reference text,
   p_paid_minor bigint default null,
   p_currency text default null,
-  p_metadata jsonb default '{}'
+  p_metadata jsonb default '{}',
+  p_stands_in_for uuid default null
 ) returns uuid
 language plpgsql volatile security definer set search_path = ''
 as $$
@@ -603,10 +623,10 @@ declare
 begin
   insert into public.credit_lots (
     id, account_id, source, amount, remaining, priority, expires_at, used_at, paid_minor, currency, reason,
-    reference, metadata
+    reference, stands_in_for, metadata
   ) values (
     v_lot_id, p_account_id, p_source, p_amount, p_remaining, p_priority, p_expires_at,
-    case when p_remaining = 0 then now() end, p_paid_minor, p_currency, p_reason, p_reference,
+    case when p_remaining = 0 then now() end, p_paid_minor, p_currency, p_reason, p_reference, p_stands_in_for,
     coalesce(p_metadata, '{}'::jsonb)
   );
   if p_expires_at is not null and p_remaining > 0 then
@@ -619,8 +639,35 @@ end
 $$;
 
 comment on function private.add_lot(
-  uuid, text, numeric, numeric, integer, timestamptz, text, text, bigint, text, jsonb
+  uuid, text, numeric, numeric, integer, timestamptz, text, text, bigint, text, jsonb, uuid
 ) is 'Inserts a lot and keeps the account''s next expiry true.';
+
+create function private.owed_to_lots(p_account_id uuid, p_reference_id uuid, p_operations text[])
+returns table (lot_id uuid, place bigint, owed numeric)
+language sql stable security definer set search_path = ''
+as $$
+  select g.lot_id, g.place, least(-g.change, -g.change_of_all) as owed
+  from (
+    select
+      m.lot_id,
+      m.place,
+      m.change,
+      -- What came back to a lot that stands in for another came back to that one.
+      sum(m.change) over (partition by coalesce(l.stands_in_for, l.id)) as change_of_all
+    from (
+      select u.lot_id, sum(u.change) as change, min(u.place) filter (where u.change < 0) as place
+      from public.credit_transactions as t
+      cross join lateral unnest(t.lot_ids, t.lot_amounts) with ordinality as u (lot_id, change, place)
+      where t.account_id = p_account_id and t.reference_id = p_reference_id and t.operation = any(p_operations)
+      group by u.lot_id
+    ) as m
+    inner join public.credit_lots as l on l.id = m.lot_id
+  ) as g
+  where g.change < 0 and g.change_of_all < 0
+$$;
+
+comment on function private.owed_to_lots(uuid, uuid, text[]) is
+'What the operations about a reference (a hold, a lot) took from each lot and have not put back; place is where the lot stood among those it was taken with.';
 
 create function private.return_to_lots(
   p_account_id uuid,
@@ -656,18 +703,29 @@ begin
     lot_amounts := lot_amounts || v_put;
     v_left := v_left - v_put;
   end loop;
-  if v_left > 0 then
+  for i in 1 .. cardinality(p_lot_ids) loop
+    exit when v_left <= 0;
+    select l.* into strict v_lot from public.credit_lots as l where l.id = p_lot_ids[i];
+    continue when coalesce(v_lot.expires_at > now(), true);
+    v_put := least(v_left, p_limits[i]);
     lot_ids := lot_ids || private.add_lot(
-      p_account_id, 'refund', v_left, v_left, 100,
-      now() + make_interval(days => private.setting('refund_grace_days')::integer), p_reason, null
+      p_account_id, 'refund', v_put, v_put, 100,
+      now() + make_interval(days => private.setting('refund_grace_days')::integer), p_reason, null,
+      p_stands_in_for => coalesce(v_lot.stands_in_for, v_lot.id)
     );
+    lot_amounts := lot_amounts || v_put;
+    v_left := v_left - v_put;
+  end loop;
+  if v_left > 0 then
+    -- It came from no lot: it was owed, and a later grant repaid it. Nothing of that has expired.
+    lot_ids := lot_ids || private.add_lot(p_account_id, 'refund', v_left, v_left, 100, null, p_reason, null);
     lot_amounts := lot_amounts || v_left;
   end if;
 end
 $$;
 
 comment on function private.return_to_lots(uuid, numeric, uuid[], numeric[], text) is
-'Puts credits back into the lots they came from, up to a limit each; what does not fit, or whose lot has expired, becomes a new lot with a grace period.';
+'Puts credits back into the lots they came from, up to a limit each; for a lot that has expired comes a new one with a grace period, for what came from none a new one that does not expire.';
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- Kernel, outer part: each function is one operation of the ledger
@@ -1167,7 +1225,9 @@ begin
   returning a.* into v_account;
 
   if p_amount > 0 then
-    v_taken := private.take_from_lots(v_account.id, p_amount - v_owed);
+    v_taken := private.take_from_lots(
+      v_account.id, p_amount - v_owed, coalesce(v_account.next_expiry_at <= now(), false)
+    );
     insert into public.credit_transactions (
       account_id, version, operation, type, amount, debt_change, balance_after, lot_ids, lot_amounts, reference_id,
       description
@@ -1331,18 +1391,9 @@ begin
   end if;
 
   -- What the settlement took from each lot and earlier refunds have not put back, last lot first.
-  select array_agg(per_lot.lot_id order by per_lot.place desc) as lot_ids,
-    array_agg(-per_lot.change order by per_lot.place desc) as limits
+  select array_agg(o.lot_id order by o.place desc) as lot_ids, array_agg(o.owed order by o.place desc) as limits
   into v_lots
-  from (
-    select u.lot_id, sum(u.change) as change, min(u.place) filter (where t.operation = 'settle') as place
-    from public.credit_transactions as t
-    cross join lateral unnest(t.lot_ids, t.lot_amounts) with ordinality as u (lot_id, change, place)
-    where t.account_id = v_account.id and t.reference_id = p_hold_id
-      and (t.operation = 'refund' or t.operation = 'settle')
-    group by u.lot_id
-    having sum(u.change) < 0
-  ) as per_lot;
+  from private.owed_to_lots(v_account.id, p_hold_id, '{settle,refund}') as o;
 
   v_repaid := least(v_account.debt, p_amount);
   v_returned := private.return_to_lots(
@@ -1378,6 +1429,7 @@ as $$
 declare
   v_lot public.credit_lots;
   v_account public.credit_accounts;
+  v_expired numeric;
   v_target numeric;
   v_change numeric;
   v_from_lots numeric;
@@ -1397,34 +1449,30 @@ begin
       jsonb_build_object('granted', v_lot.amount));
   end if;
 
-  -- What expired unspent is gone already; taking it again would take other credits, or make debt, for nothing.
-  v_target := least(p_target, greatest(v_lot.amount - v_lot.expired, v_lot.clawed_back));
+  -- What expired unspent is gone already, here or in a lot that stood in for this one; taking it again would take other
+  -- credits, or make debt, for nothing.
+  select sum(l.expired) into v_expired from public.credit_lots as l where l.id = p_lot_id or l.stands_in_for = p_lot_id;
+  v_target := least(p_target, greatest(v_lot.amount - v_expired, v_lot.clawed_back));
   v_change := v_target - v_lot.clawed_back;
   if v_change > 0 then
-    -- From the lot itself, then from what else is not on hold; what is missing was spent and becomes debt.
+    -- From the lot itself and what stands in for it, then from what else is not on hold; what is missing was spent and becomes debt.
     v_from_lots := least(v_change, v_account.balance + v_account.debt - v_account.held);
-    v_moved := private.take_from_lots(v_account.id, v_from_lots, p_lot_id);
+    v_moved := private.take_from_lots(
+      v_account.id, v_from_lots, coalesce(v_account.next_expiry_at <= now(), false), p_lot_id
+    );
     perform private.write_transaction(
       v_account.id, 'claw_back', 'clawback', -v_change, v_change - v_from_lots, v_moved.lot_ids, v_moved.lot_amounts,
       p_lot_id, p_reason, null, null, jsonb_build_object('reference', p_reference)
     );
   elsif v_change < 0 then
     v_repaid := least(v_account.debt, -v_change);
-    -- First to the other lots that stood in for this one, then to this one.
-    select coalesce(array_agg(per_lot.lot_id order by per_lot.lot_id), '{}') as lot_ids,
-      coalesce(array_agg(-per_lot.change order by per_lot.lot_id), '{}') as limits
+    -- To the lots it was taken from, this one last.
+    select coalesce(array_agg(o.lot_id order by o.lot_id = p_lot_id, o.lot_id), '{}') as lot_ids,
+      coalesce(array_agg(o.owed order by o.lot_id = p_lot_id, o.lot_id), '{}') as limits
     into v_taken
-    from (
-      select u.lot_id, sum(u.change) as change
-      from public.credit_transactions as t
-      cross join lateral unnest(t.lot_ids, t.lot_amounts) as u (lot_id, change)
-      where t.account_id = v_account.id and t.reference_id = p_lot_id
-        and t.operation in ('claw_back', 'give_back') and u.lot_id <> p_lot_id
-      group by u.lot_id
-      having sum(u.change) < 0
-    ) as per_lot;
+    from private.owed_to_lots(v_account.id, p_lot_id, '{claw_back,give_back}') as o;
     v_moved := private.return_to_lots(
-      v_account.id, -v_change - v_repaid, v_taken.lot_ids || p_lot_id, v_taken.limits || v_lot.amount, p_reason
+      v_account.id, -v_change - v_repaid, v_taken.lot_ids, v_taken.limits, p_reason
     );
     perform private.write_transaction(
       v_account.id, 'give_back', 'clawback_return', -v_change, -v_repaid, v_moved.lot_ids, v_moved.lot_amounts,
@@ -1508,20 +1556,13 @@ create function private.balance_of(p_account_id uuid) returns jsonb
 language sql stable security definer set search_path = ''
 as $$
   with due as (
-    -- Lots past their date that the sweep has not reached yet count as gone, except what is on hold, which burns from
-    -- the front of the queue (as in private.expire_lots).
-    select coalesce(sum(q.remaining - least(q.remaining, greatest(q.held - q.before, 0))), 0) as credits
-    from (
-      select
-        l.remaining,
-        a.held,
-        l.expires_at,
-        sum(l.remaining) over (order by l.priority, l.expires_at, l.created_at, l.id) - l.remaining as before
-      from public.credit_accounts as a
-      inner join public.credit_lots as l on l.account_id = a.id and l.used_at is null
-      where a.id = p_account_id
-    ) as q
-    where q.expires_at <= now()
+    -- Lots past their date that the sweep has not reached yet count as gone, except what is on hold (as in
+    -- private.expire_lots).
+    select greatest(coalesce(sum(l.remaining), 0) - a.held, 0) as credits
+    from public.credit_accounts as a
+    left join public.credit_lots as l on l.account_id = a.id and l.used_at is null and l.expires_at <= now()
+    where a.id = p_account_id
+    group by a.held
   )
   select jsonb_build_object(
     'account_id', a.id,

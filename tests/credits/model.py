@@ -31,15 +31,22 @@ class Lot:
     remaining: Decimal
     priority: int
     expires_at: datetime
+    stands_in_for: int | None = None
+    """Number of the lot that had expired when its credits were given back."""
     clawed_back: Decimal = ZERO
     expired: Decimal = ZERO
-    lent: dict[int, Decimal] = field(default_factory=dict)
-    """Lot number → credits it gave in this lot's place when this one was clawed back."""
+    moved: dict[int, Decimal] = field(default_factory=dict)
+    """Lot number → what clawbacks of this lot have put into that one, less what they took."""
 
     @property
     def place(self) -> tuple[int, datetime, int]:
         """Where it stands in the queue to be spent."""
         return (self.priority, self.expires_at, self.number)
+
+    @property
+    def home(self) -> int:
+        """The lot whose credits these are."""
+        return self.number if self.stands_in_for is None else self.stands_in_for
 
 
 @dataclass
@@ -54,8 +61,8 @@ class Hold:
     status: str = "active"
     settled: Decimal | None = None
     refunded: Decimal = ZERO
-    taken: list[list[Decimal | int]] = field(default_factory=list)
-    """[lot number, credits] in the order they were taken, refunds deducted."""
+    moved: dict[int, Decimal] = field(default_factory=dict)
+    """Lot number → what refunds have put into it, less what the settlement took, in its order."""
 
 
 @dataclass
@@ -108,50 +115,59 @@ class Account:
     # Parts ---------------------------------------------------------------------------------------
 
     def sweep(self) -> None:
-        """Expires what is past its date and not needed for holds, which burn from the front."""
+        """Expires what is past its date, but for as much as is on hold, which burns before all."""
         protected, total = self.held, ZERO
         for lot in self.queue():
-            kept = min(lot.remaining, protected)
-            protected -= kept
             if lot.expires_at <= self.now:
+                kept = min(lot.remaining, protected)
+                protected -= kept
                 total += lot.remaining - kept
                 lot.expired += lot.remaining - kept
                 lot.remaining = kept
         if total:
             self.transactions += 1
 
-    def _take(self, amount: Decimal, first: Lot | None = None) -> list[list[Decimal | int]]:
-        queue = self.queue()
-        if first is not None and first in queue:
-            queue.remove(first)
-            queue.insert(0, first)
-        taken: list[list[Decimal | int]] = []
-        for lot in queue:
+    def _take(self, amount: Decimal, moved: dict[int, Decimal], first: Lot | None = None) -> None:
+        """Burns credits: those of `first` before others, then what is left of expired lots."""
+
+        def turn(lot: Lot) -> tuple[bool, bool, bool]:
+            is_named = first is not None and first.number in (lot.number, lot.stands_in_for)
+            return lot is not first, not is_named, is_named or lot.expires_at > self.now
+
+        for lot in sorted(self.queue(), key=turn):
             if not amount:
                 break
             part = min(amount, lot.remaining)
             lot.remaining -= part
             amount -= part
-            taken.append([lot.number, part])
+            moved[lot.number] = moved.get(lot.number, ZERO) - part
         assert not amount, "the model took what is not there"
-        return taken
 
-    def _put(self, amount: Decimal, places: list[tuple[int, Decimal]]) -> list[tuple[int, Decimal]]:
-        put = []
-        for number, limit in places:
-            lot = self.lots[number]
+    def _put(self, amount: Decimal, numbers: list[int], moved: dict[int, Decimal]) -> None:
+        """Gives back what was taken from these lots; for an expired one there comes another."""
+        of_home: dict[int, Decimal] = {}
+        for number, change in moved.items():
+            home = self.lots[number].home
+            of_home[home] = of_home.get(home, ZERO) + change
+        owed = [
+            (lot, -max(moved[lot.number], of_home[lot.home]))
+            for lot in map(self.lots.__getitem__, numbers)
+            if moved[lot.number] < 0 and of_home[lot.home] < 0
+        ]
+        for lot, limit in sorted(owed, key=lambda pair: pair[0].expires_at <= self.now):
+            part = min(amount, limit)
+            if not part:
+                break
+            to = lot
             if lot.expires_at <= self.now:
-                continue
-            part = min(amount, limit, lot.amount - lot.remaining)
-            if part <= 0:
-                continue
-            lot.remaining += part
+                to = self._add_lot(part, ZERO, 100, self.now + self.grace)
+                to.stands_in_for = lot.home
+            to.remaining += part
             amount -= part
-            put.append((number, part))
+            moved[to.number] = moved.get(to.number, ZERO) + part
         if amount:
-            lot = self._add_lot(amount, amount, 100, self.now + self.grace)
-            put.append((lot.number, amount))
-        return put
+            # It was owed, and a later grant repaid it: it came from no lot, and no date applies.
+            moved[self._add_lot(amount, amount, 100, FOREVER).number] = amount
 
     def _add_lot(
         self, amount: Decimal, remaining: Decimal, priority: int, expires_at: datetime
@@ -167,7 +183,7 @@ class Account:
     def _net_debt(self) -> None:
         amount = min(self.debt, self.in_lots - self.held)
         if amount > 0:
-            self._take(amount)
+            self._take(amount, {})
             self.debt -= amount
             self.transactions += 1
 
@@ -220,7 +236,7 @@ class Account:
         else:
             self.members[hold.member].held -= hold.amount
         hold.status, hold.settled = "settled", amount
-        hold.taken = self._take(amount - owed)
+        self._take(amount - owed, hold.moved)
         self.debt += owed
         self.members[hold.member].spent += amount
         self.spent_this_month += amount
@@ -248,9 +264,7 @@ class Account:
         if hold.status != "settled" or hold.refunded + amount > (hold.settled or ZERO):
             raise RefusedByModel("refund_exceeds_settlement")
         repaid = self._repay(amount)
-        places = [(int(lot), Decimal(part)) for lot, part in reversed(hold.taken) if part]
-        put = dict(self._put(amount - repaid, places))
-        hold.taken = [[lot, part - put.get(int(lot), ZERO)] for lot, part in hold.taken]
+        self._put(amount - repaid, list(reversed(hold.moved)), hold.moved)
         hold.refunded += amount
         member = self.members[hold.member]
         member.spent = max(member.spent - amount, ZERO)
@@ -263,17 +277,18 @@ class Account:
         lot = self.lots[number]
         if target > lot.amount:
             raise RefusedByModel("invalid_amount")
-        target = min(target, max(lot.amount - lot.expired, lot.clawed_back))
+        expired = sum(
+            (other.expired for other in self.lots if number in (other.number, other.stands_in_for)),
+            ZERO,
+        )
+        target = min(target, max(lot.amount - expired, lot.clawed_back))
         change = target - lot.clawed_back
         lot.clawed_back = target
         if change > 0:
             from_lots = min(change, self.in_lots - self.held)
-            for other, part in self._take(from_lots, lot):
-                lot.lent[int(other)] = lot.lent.get(int(other), ZERO) + Decimal(part)
+            self._take(from_lots, lot.moved, lot)
             self.debt += change - from_lots
         elif change < 0:
             back = -change - self._repay(-change)
-            places = [(n, part) for n, part in sorted(lot.lent.items()) if part > 0 and n != number]
-            for other, part in self._put(back, [*places, (number, lot.amount)]):
-                lot.lent[other] = lot.lent.get(other, ZERO) - part
+            self._put(back, sorted(lot.moved, key=lambda n: (n == number, n)), lot.moved)
         self.transactions += bool(change)

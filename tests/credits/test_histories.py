@@ -460,6 +460,68 @@ def test_what_stood_in_for_a_clawback_comes_back_where_it_was(ledger: Ledger) ->
     ledger.verify(payer)
 
 
+@pytest.mark.parametrize("given_back_by", ["dispute", "refund of the work"])
+def test_what_expired_in_the_place_of_a_lot_is_not_taken_back_from_others(
+    ledger: Ledger, given_back_by: str
+) -> None:
+    """Ducto, a step further: credits that nobody spent became debt, by way of a grace period."""
+    payer = ledger.new_payer()
+    lot_id = ledger.grant(payer, 100)["lot_id"]
+    if given_back_by == "dispute":
+        ledger.spend(payer, 30)
+        ledger.claw_back(lot_id, 70)
+        ledger.expire(lot_id)
+        ledger.claw_back(lot_id, 0)
+    else:
+        ledger.spend(payer, 30)
+        hold_id = ledger.spend(payer, 70)
+        ledger.expire(lot_id)
+        ledger.refund(hold_id, 70)
+    grace_lot = ledger.transactions(payer)[-1]["lot_ids"][0]
+    assert ledger.lot(grace_lot)["stands_in_for"] == lot_id
+    ledger.spend(payer, 20)
+    ledger.expire(grace_lot)
+    ledger.grant(payer, 80)
+    # The payment is refunded in full: 50 were used, 50 expired.
+    assert ledger.claw_back(lot_id, 100)["delta"] == 50
+    assert (ledger.balance(payer), ledger.account(payer)["debt"]) == (30, 0)
+    ledger.verify(payer)
+
+
+def test_a_clawback_takes_what_stands_in_for_its_lot_before_other_credits(ledger: Ledger) -> None:
+    """Ducto: a refund took other credits than those that were paid for."""
+    payer = ledger.new_payer()
+    lot_id = ledger.grant(payer, 100)["lot_id"]
+    hold_id = ledger.spend(payer, 100)
+    ledger.expire(lot_id)
+    ledger.refund(hold_id, 100)
+    grace_lot = ledger.transactions(payer)[-1]["lot_ids"][0]
+    other = ledger.grant(payer, 100, p_priority=10)["lot_id"]
+    ledger.claw_back(lot_id, 60)
+    assert [ledger.lot(lot)["remaining"] for lot in (grace_lot, other)] == [40, 100]
+    ledger.claw_back(lot_id, 0)
+    assert [ledger.lot(lot)["remaining"] for lot in (grace_lot, other)] == [100, 100]
+    ledger.verify(payer)
+
+
+def test_what_a_later_grant_repaid_comes_back_without_a_date(ledger: Ledger) -> None:
+    """Eliza PR #10938, by way of debt: the dispute is won after its lot has expired."""
+    payer = ledger.new_payer()
+    disputed = ledger.grant(payer, 100)["lot_id"]
+    ledger.spend(payer, 60)
+    ledger.claw_back(disputed, 100)
+    ledger.grant(payer, 60)
+    assert ledger.account(payer)["debt"] == 0
+    ledger.expire(disputed)
+    ledger.claw_back(disputed, 0)
+    back = [ledger.lot(lot) for lot in ledger.transactions(payer)[-1]["lot_ids"]]
+    assert [(lot["remaining"], lot["expires_at"] is None) for lot in back] == [
+        (40, False),
+        (60, True),
+    ]
+    ledger.verify(payer)
+
+
 # Access ------------------------------------------------------------------------------------------
 
 

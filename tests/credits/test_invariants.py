@@ -303,6 +303,74 @@ def test_invariant_3_the_balance_told_when_a_hold_ends_has_no_credit_that_expire
     ledger.verify(payer)
 
 
+def test_invariant_3_a_lot_granted_later_does_not_uncover_what_is_on_hold(ledger: Ledger) -> None:
+    payer = ledger.new_payer()
+    lot_id = ledger.grant(payer, 100, p_expires_at="2099-01-01T00:00:00Z")["lot_id"]
+    hold_id = ledger.hold(payer, 100)["hold_id"]
+    ledger.expire(lot_id)
+    # It burns first by its priority, so it would stand before the credits that are on hold.
+    first = ledger.grant(payer, 100, p_priority=10)["lot_id"]
+    told = ledger.rpc("credit_balance", p_user_id=payer.user)
+    assert (told["balance"], told["available"]) == (200, 100)
+    ledger.expire(lot_id)
+    assert ledger.lot(lot_id)["expired"] == 0
+    ledger.settle(hold_id, 100)
+    assert [ledger.lot(lot)["remaining"] for lot in (lot_id, first)] == [0, 100]
+    ledger.verify(payer)
+
+
+def test_invariant_3_what_expired_under_hold_burns_before_all_else(ledger: Ledger) -> None:
+    payer = ledger.new_payer()
+    early, late, forever = (
+        ledger.grant(payer, 10, p_priority=priority)["lot_id"] for priority in (200, 300, 10)
+    )
+    holds = [ledger.hold(payer, 10)["hold_id"] for _ in range(2)]
+    ledger.expire(early, late)
+    ledger.settle(holds[0], 6)
+    # Four came off hold with it: they are gone, the last of them first.
+    ledger.expire(early, late)
+    assert [ledger.lot(lot)["remaining"] for lot in (early, late, forever)] == [4, 6, 10]
+    ledger.settle(holds[1], 10)
+    assert [ledger.lot(lot)["remaining"] for lot in (early, late, forever)] == [0, 0, 10]
+    ledger.verify(payer)
+
+
+def test_invariant_3_a_refund_of_what_was_owed_gets_no_date(ledger: Ledger) -> None:
+    payer = ledger.new_payer(10)
+    hold_id = ledger.hold(payer, 10)["hold_id"]
+    ledger.reap(hold_id)
+    ledger.spend(payer, 10)
+    ledger.settle(hold_id, 10)
+    assert ledger.account(payer)["debt"] == 10
+    ledger.grant(payer, 20)
+    # The settlement took nothing from a lot; credits that never expire paid for it.
+    ledger.refund(hold_id, 10)
+    new_lot = ledger.lot(ledger.transactions(payer)[-1]["lot_ids"][0])
+    assert (new_lot["source"], new_lot["remaining"], new_lot["expires_at"]) == ("refund", 10, None)
+    ledger.verify(payer)
+
+
+def test_invariant_3_only_what_came_from_an_expired_lot_gets_a_grace_period(
+    ledger: Ledger,
+) -> None:
+    payer = ledger.new_payer()
+    expiring = ledger.grant(payer, 10)["lot_id"]
+    hold_id = ledger.hold(payer, 10)["hold_id"]
+    ledger.reap(hold_id)
+    ledger.spend(payer, 6)
+    ledger.settle(hold_id, 10)  # four from the lot, six owed
+    ledger.grant(payer, 20)
+    ledger.expire(expiring)
+    new_lots = []
+    for amount in (3, 3, 4):
+        ledger.refund(hold_id, amount)
+        new_lots += map(ledger.lot, ledger.transactions(payer)[-1]["lot_ids"])
+    assert [
+        (lot["remaining"], lot["stands_in_for"], lot["expires_at"] is None) for lot in new_lots
+    ] == [(3, expiring, False), (1, expiring, False), (2, None, True), (4, None, True)]
+    ledger.verify(payer)
+
+
 # 4 -----------------------------------------------------------------------------------------------
 
 
