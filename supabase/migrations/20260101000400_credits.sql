@@ -1725,6 +1725,8 @@ as $$
 declare
   v_account_id uuid := private.account_id(p_user_id, p_organization_id);
   v_before jsonb := private.account_summary(v_account_id);
+  -- A name of their own: the welcome credits and payments have keys that an operator could type.
+  v_key text := 'operator:' || nullif(p_idempotency_key, '');
   v_result jsonb;
 begin
   if p_source is null or p_source not in ('promotional', 'compensation', 'adjustment', 'bonus') then
@@ -1733,7 +1735,7 @@ begin
       '{"param": "source"}');
   end if;
   v_result := private.credit_grant(
-    v_account_id, p_amount, p_source, p_idempotency_key, p_expires_at, coalesce(p_priority, 100), p_reason,
+    v_account_id, p_amount, p_source, v_key, p_expires_at, coalesce(p_priority, 100), p_reason,
     p_is_expiry_fixed => true
   );
   if not (v_result ->> 'replayed')::boolean then
@@ -1746,7 +1748,7 @@ end
 $$;
 
 comment on function backend.credit_grant(uuid, uuid, numeric, text, text, text, timestamptz, integer, text) is
-'An operator grants credits; leaves an audit row.';
+'An operator grants credits; leaves an audit row. The key is kept as operator:KEY.';
 
 create function backend.credit_hold(
   p_user_id uuid,

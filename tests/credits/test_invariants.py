@@ -446,6 +446,28 @@ def test_invariant_4_the_expiry_is_an_argument_of_an_operators_grant(ledger: Led
     assert ledger.balance(payer) == 10
 
 
+def test_invariant_4_an_operators_key_is_none_of_the_ledgers_own(ledger: Ledger) -> None:
+    payer = ledger.new_payer()
+    for key in ("signup", "stripe:pi_test"):
+        ledger.grant(payer, 1, key)
+    # The welcome credits come all the same, and so does what was paid for.
+    ledger.admin.execute(
+        "update auth.users set email_confirmed_at = now() where id = %s", [payer.user]
+    )
+    assert ledger.balance(payer) == 102
+    call(
+        ledger.admin,
+        "private.credit_grant",
+        p_account_id=payer.account_id,
+        p_amount=50,
+        p_source="purchase",
+        p_idempotency_key="stripe:pi_test",
+    )
+    assert ledger.balance(payer) == 152
+    assert ledger.grant(payer, 1, "signup")["replayed"]
+    ledger.verify(payer)
+
+
 @pytest.mark.parametrize("key", [None, "", "x" * 301])
 def test_invariant_4_a_key_has_1_to_300_characters(ledger: Ledger, key: str | None) -> None:
     payer = ledger.new_payer(100)
