@@ -48,7 +48,11 @@ _UNSUPPORTED: Final[dict[str, tuple[Any, ...]]] = {
 # Members of chat_template_kwargs that stall or replace vLLM's rendering (CVE-2025-62426).
 _UNSUPPORTED_TEMPLATE_ARGUMENTS: Final = ("chat_template", "tokenize")
 _BRANCHES = ("str", "list[Part]")
-_TEXT_PARTS = frozenset({"text", "refusal"})
+# What each kind of part carries, and nothing else: beside a `uuid`, vLLM does not look at `type`
+# but takes whatever it finds under image_url, image_embeds, audio_url and their like.
+_PARTS: Final = {"text": str, "refusal": str, "image_url": dict}
+_IMAGE_MEMBERS: Final = frozenset({"url", "detail"})
+_CACHE_HINT: Final = "prompt_cache_breakpoint"  # OpenAI's clients may set it; it is not sent on
 
 
 class Part(BaseModel):
@@ -121,7 +125,7 @@ def parse(body: bytes) -> Completion:
         max_tokens=min(limits, default=None),
         streams=request.stream or False,
         wants_usage_chunk=bool((request.stream_options or {}).get("include_usage")),
-        has_images=_check_parts(request.messages),
+        has_images=_check_parts(payload["messages"]),
         size=prompt_size(payload),
     )
 
@@ -151,22 +155,38 @@ def _refuse_unsupported(payload: dict[str, Any]) -> None:
             raise _refusal("unsupported_parameter", f"{param} is not supported here.", param)
 
 
-def _check_parts(messages: list[Message]) -> bool:
-    """Whether there are images. Refuses parts of other kinds, and images given by address."""
+def _check_parts(messages: list[dict[str, Any]]) -> bool:
+    """Whether there are images. Refuses other kinds, unknown members, and images by address."""
     has_images = False
     for number, message in enumerate(messages):
-        for part in message.content if isinstance(message.content, list) else ():
-            if part.type in _TEXT_PARTS:
-                continue
+        content = message.get("content")
+        for part in content if isinstance(content, list) else ():
             param = f"messages[{number}].content"
-            if part.type != "image_url":
-                text = f"Content of type {part.type[:40]} is not supported."
+            part.pop(_CACHE_HINT, None)
+            kind = part["type"]
+            if kind not in _PARTS:
+                text = f"Content of type {kind[:40]} is not supported."
                 raise _refusal("unsupported_content", text, param)
-            has_images = True
-            image = (part.model_extra or {}).get("image_url")
-            url = image.get("url") if isinstance(image, dict) else image
-            # A model server that fetches addresses for strangers reaches what only it can reach.
-            if not isinstance(url, str) or not url.startswith("data:image/"):
-                text = "Send images inline, as data: URLs; addresses are not fetched."
-                raise _refusal("unsupported_content", text, param)
+            _check_members(kind, part, {"type", kind}, param)
+            if not isinstance(part.get(kind), _PARTS[kind]):
+                raise _refusal(
+                    "unsupported_content", f"Content of type {kind} is without its {kind}.", param
+                )
+            if kind == "image_url":
+                has_images = True
+                _check_members(kind, part[kind], _IMAGE_MEMBERS, param)
+                url = part[kind].get("url")
+                # A model server that fetches for strangers reaches what only it can reach.
+                if not isinstance(url, str) or not url.startswith("data:image/"):
+                    text = "Send images inline, as data: URLs; addresses are not fetched."
+                    raise _refusal("unsupported_content", text, param)
     return has_images
+
+
+def _check_members(
+    kind: str, part: dict[str, Any], known: frozenset[str] | set[str], param: str
+) -> None:
+    for name in part:
+        if name not in known:
+            text = f"Content of type {kind} has no member {name[:40]}."
+            raise _refusal("unsupported_content", text, param)

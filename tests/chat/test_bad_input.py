@@ -14,7 +14,7 @@ import openai
 import pytest
 
 from local.stack import Stack
-from tests.chat.conftest import MODEL, Payer, body
+from tests.chat.conftest import MODEL, Memory, Payer, body
 
 DEEP = '{"model":"m","messages":' + "[" * 10_000 + "]" * 10_000 + "}"
 RAW = [
@@ -157,6 +157,17 @@ def test_text_parts_are_taken(payer: Payer) -> None:
     request = body("x")
     request["messages"][0]["content"] = [{"type": "text", "text": "hello"}]
     assert payer.http.post("/chat/completions", json=request).status_code == 200
+
+
+def test_hints_to_a_cache_are_taken_and_not_sent_on(
+    payer: Payer, upstream: Memory, mark: str
+) -> None:
+    request = body("x")
+    part = {"type": "text", "text": mark, "prompt_cache_breakpoint": {"mode": "explicit"}}
+    request["messages"][0]["content"] = [part]
+    assert payer.http.post("/chat/completions", json=request).status_code == 200
+    [sent] = upstream.bodies(mark)
+    assert sent["messages"][0]["content"] == [{"type": "text", "text": mark}]
 
 
 def test_an_unknown_model_is_not_found(idle_payer: Payer) -> None:

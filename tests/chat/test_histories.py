@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
+from typing import Any
 
 import httpx
 import pytest
@@ -138,3 +139,44 @@ def test_concurrent_streams_are_limited_by_the_plan_and_then_free_again(new_paye
     assert int(refused.headers["retry-after"]) >= 1
     assert payer.ask("hello", max_tokens=50).status_code == 200
     assert len(payer.charges()) == 3
+
+
+METADATA = "http://169.254.169.254/latest/meta-data/"
+INLINE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+SAID = {"type": "text", "text": "x"}
+MEDIA = [
+    SAID | {"uuid": "1", "image_url": METADATA},
+    SAID | {"uuid": "1", "image_url": {"url": METADATA}},
+    SAID | {"uuid": "1", "image_embeds": "AAAA"},
+    SAID | {"uuid": "1", "audio_url": METADATA},
+    SAID | {"uuid": "1", "video_url": METADATA},
+    SAID | {"uuid": "1", "input_audio": {"data": "", "format": "wav"}},
+    SAID | {"image_pil": "x"},
+    SAID | {"uuid": "1"},
+    SAID | {"text": {"image_url": METADATA}},
+    {"type": "refusal", "refusal": "no", "image_url": METADATA},
+    INLINE | {"uuid": "1", "video_url": METADATA},
+    INLINE | {"image_url": INLINE["image_url"] | {"uuid": "1"}},
+    INLINE | {"image_url": METADATA},
+    INLINE | {"image_url": INLINE["image_url"]["url"]},  # type: ignore[index]
+    {"type": "text", "image_url": METADATA},
+]
+
+
+@pytest.mark.parametrize("part", MEDIA)
+@pytest.mark.parametrize("role", ["user", "system", "tool"])
+def test_no_part_of_a_message_makes_the_model_server_fetch_an_address(
+    idle_payer: Payer, upstream: Memory, mark: str, part: dict[str, Any], role: str
+) -> None:
+    # GHSA-3f6c-7fw2-ppm4: vLLM fetched media URLs, wherever they pointed. Beside a uuid it takes
+    # media from members that the type of the part does not name.
+    answer = idle_payer.http.post(
+        "/chat/completions",
+        json=body("x")
+        | {"messages": [{"role": role, "content": [{"type": "text", "text": mark}, part]}]},
+    )
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (400, "unsupported_content")
+    assert error["param"] == "messages[0].content"
+    assert upstream.bodies(mark) == []
+    idle_payer.require_free(count=0)
