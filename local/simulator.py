@@ -9,6 +9,8 @@ true` and `system_fingerprint: "simulated"` (JSON answers and tool calls have no
 The same seed, messages and parameters give the same answer. A token is up to six word characters
 with the space before them, or one other character: never more of them than UTF-8 bytes.
 
+Streams report usage with every chunk where `stream_options.continuous_usage_stats` asks for it.
+
 Faults and timing are chosen per request by a header or inside the last user message:
 
     X-Simulate: tokens=50 token_ms=20          simulate: status=429 retry_after=3
@@ -261,7 +263,9 @@ class Answer(Response):
         await JSONResponse(answer, headers=HEADERS)(scope, receive, send)
         return "completed"
 
-    async def _stream(self, send: Send, choices: list[Choice], usage: object) -> str:
+    async def _stream(
+        self, send: Send, choices: list[Choice], usage: dict[str, object] | None
+    ) -> str:
         plan = self.plan
         headers = HEADERS | {"content-type": "text/event-stream", "cache-control": "no-cache"}
         await send(
@@ -277,11 +281,17 @@ class Answer(Response):
             await send({"type": "http.response.body", "body": frame, "more_body": True})
 
         sent = 0
-        async for chunk, is_token in self._chunks(choices):
-            if is_token and plan.token_ms:
+        options = self.asked.get("stream_options") or {}
+        so_far = [0] * len(choices)
+        async for chunk, tokens in self._chunks(choices):
+            if tokens and plan.token_ms:
                 await asyncio.sleep(plan.token_ms / 1000)
+            if options.get("continuous_usage_stats") and usage is not None:
+                index = chunk["choices"][0]["index"]
+                so_far[index] += tokens
+                chunk["usage"] = _usage_so_far(usage, so_far[index], plan)
             await emit(json.dumps(chunk))
-            sent += is_token
+            sent += bool(tokens)
             if sent < plan.after or not plan.fault:
                 continue
             if plan.fault == "reset":
@@ -294,8 +304,7 @@ class Answer(Response):
                 await emit('{"choices": [')
             if plan.fault == "error":
                 await emit('{"error": {"message": "Simulated error.", "code": 500}}')
-        include_usage = (self.asked.get("stream_options") or {}).get("include_usage")
-        if include_usage and usage is not None and plan.fault != "cut":
+        if options.get("include_usage") and usage is not None and plan.fault != "cut":
             tail = self._envelope("chat.completion.chunk") | {"choices": [], "usage": usage}
             await emit(json.dumps(tail))
         if plan.fault != "cut":
@@ -303,8 +312,8 @@ class Answer(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
         return "completed"
 
-    async def _chunks(self, choices: list[Choice]) -> AsyncIterator[tuple[dict[str, Any], bool]]:
-        """The chunks of a stream, choices taking turns; True where a chunk carries tokens."""
+    async def _chunks(self, choices: list[Choice]) -> AsyncIterator[tuple[dict[str, Any], int]]:
+        """The chunks of a stream, choices taking turns, and how many tokens each carries."""
         envelope = self._envelope("chat.completion.chunk")
         wants_logprobs = bool(self.asked.get("logprobs"))
 
@@ -313,24 +322,24 @@ class Answer(Response):
             return envelope | {"choices": [choice]}
 
         for index in range(len(choices)):
-            yield chunk(index, {"role": "assistant", "content": ""}), False
+            yield chunk(index, {"role": "assistant", "content": ""}), 0
         size = max(1, self.plan.chunk)
         longest = max(len(choice.pieces) for choice in choices)
         for start in range(0, longest, size):
             for index, choice in enumerate(choices):
                 if pieces := choice.pieces[start : start + size]:
                     rest = {"logprobs": _logprobs(pieces)} if wants_logprobs else {}
-                    yield chunk(index, {"content": "".join(pieces)}, **rest), True
+                    yield chunk(index, {"content": "".join(pieces)}, **rest), len(pieces)
         for index, choice in enumerate(choices):
             for position, call in enumerate(choice.tool_calls):
                 function = call["function"]
                 opening = call | {"index": position, "function": function | {"arguments": ""}}
-                yield chunk(index, {"tool_calls": [opening]}), True
+                yield chunk(index, {"tool_calls": [opening]}), len(tokens_of(function["name"]))
                 for piece in tokens_of(function["arguments"]):
                     part = {"index": position, "function": {"arguments": piece}}
-                    yield chunk(index, {"tool_calls": [part]}), True
+                    yield chunk(index, {"tool_calls": [part]}), 1
         for index, choice in enumerate(choices):
-            yield chunk(index, {}, finish_reason=choice.finish_reason), False
+            yield chunk(index, {}, finish_reason=choice.finish_reason), 0
 
     def _envelope(self, kind: str) -> dict[str, Any]:
         return {
@@ -482,6 +491,14 @@ def _usage(body: dict[str, Any], choices: list[Choice], plan: Plan) -> dict[str,
         "total_tokens": prompt + completion,
         "prompt_tokens_details": {"cached_tokens": plan.cached},
     }
+
+
+def _usage_so_far(usage: dict[str, object], tokens: int, plan: Plan) -> dict[str, object]:
+    """What vLLM sends with each chunk of a choice: the prompt, and that choice's tokens so far."""
+    prompt = usage["prompt_tokens"]
+    if plan.fault.endswith("_usage") or not isinstance(prompt, int):
+        return usage
+    return {"prompt_tokens": prompt, "completion_tokens": tokens, "total_tokens": prompt + tokens}
 
 
 def main() -> None:

@@ -68,9 +68,9 @@ class WholeAnswer(Answer):
         """What replays it."""
         return StoredAnswer([], self._body, usage.as_openai(self.tally.reported)).pack()
 
-    def text(self, usage: Usage, receipt: Receipt | None) -> str:
-        """The body to send."""
-        return _with_receipt(self._body, usage.as_openai(self.tally.reported), receipt)
+    def unpaid(self, usage: Usage) -> wire.Unpaid:
+        """The body to send, encoded before anybody pays for it."""
+        return wire.Unpaid.encode(self._body, usage.as_openai(self.tally.reported))
 
 
 class StreamedAnswer(Answer):
@@ -102,13 +102,12 @@ class StreamedAnswer(Answer):
         """
         for chunk in chunks:
             refuse_error_chunk(chunk)
-            usage = chunk.pop("usage", None)
+            usage, choices = chunk.pop("usage", None), _choices(chunk)
+            is_end = self._count(choices)
             if usage is not None:
-                self.tally.reported = usage
-            choices = _choices(chunk)
+                self.tally.report(usage, choices)
             if not choices:
                 continue  # the upstream's usage; ours comes last
-            is_end = self._count(choices)
             chunk.update(self._names)
             self._head.update({name: chunk[name] for name in _HEAD if name in chunk})
             if self._last is not None:
@@ -135,9 +134,12 @@ class StreamedAnswer(Answer):
         events = self._kept + self._unsent
         return StoredAnswer(events, self._last_chunk(), usage.as_openai(self.tally.reported)).pack()
 
-    def rest(self, usage: Usage, receipt: Receipt | None) -> str:
-        """The events that end the stream: what was held back, usage with credits, [DONE]."""
-        last = _with_receipt(self._last_chunk(), usage.as_openai(self.tally.reported), receipt)
+    def unpaid(self, usage: Usage) -> wire.Unpaid:
+        """The last chunk, encoded before anybody pays for it."""
+        return wire.Unpaid.encode(self._last_chunk(), usage.as_openai(self.tally.reported))
+
+    def rest(self, last: str) -> str:
+        """The events that end the stream: what was held back, the last chunk, [DONE]."""
         return self._flush() + frame(last) + frame(DONE)
 
     def _last_chunk(self) -> dict[str, Any]:

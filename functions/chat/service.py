@@ -51,7 +51,7 @@ class ChatService:
 
         Cancelled before the model has answered, it costs nothing either.
         """
-        template = Template(ask.completion)
+        template = self._upstream.template(ask.completion)
         meter = await self.hold(ask)
         if isinstance(meter, Replay):
             stored = StoredAnswer.unpack(meter.answer)
@@ -70,7 +70,7 @@ class ChatService:
 
         Cancelled, or when the client takes no more, it charges what the model has produced so far.
         """
-        template = Template(ask.completion)
+        template = self._upstream.template(ask.completion)
         meter = await self.hold(ask)
         if isinstance(meter, Replay):
             await _replay(meter, sink)

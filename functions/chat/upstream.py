@@ -68,11 +68,16 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
 class Template:
     """A request's body without what the database decides: the upstream's model and the limit."""
 
-    def __init__(self, request: Completion) -> None:
-        """Raises QuernelError 400 when a number in the body cannot be written as JSON."""
+    def __init__(self, request: Completion, *, continuous_usage: bool) -> None:
+        """`continuous_usage` asks for figures with every chunk, not only with the last.
+
+        Raises QuernelError 400 when a number in the body cannot be written as JSON.
+        """
         passed = {name: value for name, value in request.payload.items() if name not in _OURS}
         if request.streams:
             passed["stream_options"] = {"include_usage": True}
+            if continuous_usage:
+                passed["stream_options"]["continuous_usage_stats"] = True
         try:
             self._start = wire.dumps(passed)[:-1]
         except ValueError as error:
@@ -93,7 +98,12 @@ class Upstream:
         self._client = client
         self._url = URL(f"{settings.llm_url}/chat/completions")
         self._silence = settings.llm_timeout_seconds  # longest wait for the next bytes
+        self._continuous_usage = settings.llm_continuous_usage
         self._key = settings.llm_api_key.get_secret_value() if settings.llm_api_key else None
+
+    def template(self, request: Completion) -> Template:
+        """The body of a request to this server. Raises QuernelError 400."""
+        return Template(request, continuous_usage=self._continuous_usage)
 
     async def complete(self, body: bytes, request_id: str) -> dict[str, Any]:
         """The answer in one piece. Raises QuernelError."""

@@ -129,6 +129,7 @@ class Settings(BaseSettings):
     llm_connect_timeout_seconds: Seconds = 5.0
     llm_timeout_seconds: Seconds = 120.0
     llm_max_connections: Annotated[int, Field(ge=1)] = 512
+    llm_continuous_usage: bool = True
 
     # Stripe
     stripe_secret_key: OptionalSecret = None

@@ -245,7 +245,7 @@ def test_the_upstream_sees_its_own_model_name_and_our_request_id(
 ) -> None:
     answer = payer.ask(mark, stream=True)
     [sent], [headers] = upstream.bodies(mark), upstream.headers(mark)
-    assert sent["stream_options"] == {"include_usage": True}
+    assert sent["stream_options"] == {"include_usage": True, "continuous_usage_stats": True}
     assert headers["x-request-id"] == answer.headers["x-request-id"]
     listed = payer.connection.execute(
         "select upstream_model from public.models where id = %s", [MODEL]

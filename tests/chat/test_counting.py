@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import re
 import unicodedata
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from functions.chat.counting import PromptSize, Tally, prompt_size, text_bytes
+from functions.chat.counting import MESSAGE_TOKENS, PromptSize, Tally, prompt_size, text_bytes
 from local.simulator import tokens_of
 
 SIZE = PromptSize(bound=1000, estimate=250)
@@ -66,6 +69,71 @@ def test_tools_schemas_and_unknown_members_count_as_prompt(extra: dict[str, Any]
     assert prompt_size(request("hi", **extra)).bound >= prompt_size(request("hi")).bound + 500
 
 
+RENDERERS: list[Callable[[Any], str]] = [
+    lambda value: json.dumps(value, ensure_ascii=False),  # of transformers, for vLLM and SGLang
+    json.dumps,
+    lambda value: re.sub("[<>&']", lambda m: f"\\u{ord(m[0]):04x}", json.dumps(value)),  # of Jinja
+    lambda value: json.dumps(value, ensure_ascii=False, separators=(",", ":")),
+]
+DATA = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=9), inner),
+    max_leaves=9,
+)
+
+
+@given(DATA, st.sampled_from(RENDERERS))
+def test_data_has_no_more_tokens_than_its_bound_however_it_is_rendered(
+    value: Any, render: Callable[[Any], str]
+) -> None:
+    shown = len(unicodedata.normalize("NFC", render(value)).encode())
+    plain = prompt_size(request("hi")).bound
+    for extra in (
+        {"tools": [{"type": "function", "function": {"name": "f", "parameters": value}}]},
+        {"response_format": {"schema": value}},
+    ):
+        assert prompt_size(request("hi", **extra)).bound >= plain + shown
+    spoken = calling(json.dumps(value))
+    assert prompt_size(spoken).bound >= prompt_size(calling("")).bound + shown
+    result = {"messages": [{"role": "tool", "content": str(value), "tool_call_id": "1"}]}
+    assert prompt_size(result).bound >= len(
+        unicodedata.normalize("NFC", render(str(value))).encode()
+    )
+
+
+def calling(arguments: str) -> dict[str, Any]:
+    """A request whose history has a call."""
+    function = {"name": "f", "arguments": arguments}
+    call = {"id": "1", "type": "function", "function": function}
+    return {"messages": [{"role": "assistant", "content": None, "tool_calls": [call]}]}
+
+
+def test_arguments_weigh_what_a_server_makes_of_them() -> None:
+    # 1e15 becomes 1000000000000000.0, and Qwen has a token for each digit.
+    shown = json.dumps(json.loads("[" + ",".join(["1e15"] * 500) + "]"))
+    short = calling("[" + ",".join(["1e15"] * 500) + "]")
+    assert prompt_size(short).bound >= sum(map(str.isdigit, shown)) == 500 * 17
+    # What is no JSON, or too deep, is shown as it is.
+    for text in ("{", "[" * 100_000, "9" * 5000):
+        assert prompt_size(calling(text)).bound >= len(text)
+
+
+def test_a_control_character_weighs_as_much_as_its_escape() -> None:
+    tool = {"type": "function", "function": {"name": "f", "description": "\x01" * 1000}}
+    assert prompt_size(request("hi", tools=[tool])).bound >= 6000
+    result = {"role": "tool", "content": "\x01" * 1000, "tool_call_id": "1"}
+    assert prompt_size({"messages": [result]}).bound >= 6000
+    # What a person says is shown as it is.
+    assert prompt_size(request("\x01" * 1000)).bound < 2000
+
+
+def test_an_image_weighs_its_bytes() -> None:
+    part = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "1" * 4000}}
+    size = prompt_size({"messages": [{"role": "user", "content": [part]}]})
+    assert 4000 <= size.bound < 4300
+    assert size.estimate < 1100
+
+
 def test_members_that_no_model_reads_do_not_count() -> None:
     extra = {"user": "x" * 500, "metadata": {"note": "x" * 500}, "stop": ["x" * 500]}
     assert prompt_size(request("hi", **extra)) == prompt_size(request("hi"))
@@ -120,13 +188,63 @@ def test_possible_figures_are_taken_as_they_are() -> None:
     assert usage.as_openai(tally.reported) == tally.reported | {"total_tokens": 14}
 
 
-def test_a_stream_that_was_cut_off_is_counted_by_us() -> None:
+def test_a_prompt_beyond_its_bound_is_cut_down_to_it() -> None:
+    tally = Tally()
+    tally.add({"content": "hello"})
+    tally.reported = {
+        "prompt_tokens": SIZE.bound + 1,
+        "completion_tokens": 5,
+        "prompt_tokens_details": {"cached_tokens": SIZE.bound + 1},
+    }
+    usage = tally.usage(SIZE, MOST, ended=True)
+    assert (usage.prompt, usage.completion, usage.cached) == (SIZE.bound, 5, 0)
+
+
+def test_a_digit_is_a_token_and_so_is_a_quarter_of_other_text() -> None:
+    assert prompt_size(request("12345678")).estimate == 8 + MESSAGE_TOKENS
+    assert prompt_size(request("abcdefgh")).estimate == 2 + MESSAGE_TOKENS
+    tally = Tally()
+    tally.add({"content": "12345678"})
+    tally.add({"content": "abcd"})
+    assert tally.tokens == 9
+
+
+def so_far(index: int, tokens: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What comes with a chunk under continuous_usage_stats."""
+    return {"prompt_tokens": 9, "completion_tokens": tokens}, [{"index": index}]
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_figures_that_come_with_each_choice_are_added_up(ended: bool) -> None:
+    tally = Tally()
+    for index, tokens in ((0, 0), (1, 0), (0, 8), (1, 8), (0, 16)):
+        tally.add({"content": "longer" * tokens})  # than we would have thought
+        tally.report(*so_far(index, tokens))
+    usage = tally.usage(SIZE, MOST, ended=ended)
+    assert (usage.prompt, usage.completion, usage.source) == (9, 24, "upstream")
+    # The last figures are those of all together.
+    tally.report({"prompt_tokens": 9, "completion_tokens": 25}, [])
+    assert tally.usage(SIZE, MOST, ended=ended).completion == 25
+
+
+@pytest.mark.parametrize("tokens", [-1, None, "many", MOST + 1, 2])
+def test_a_stream_that_was_cut_off_costs_no_less_than_we_counted(tokens: Any) -> None:
     tally = Tally()
     for _ in range(10):
         tally.add({"content": "ab"})
-    tally.reported = {"prompt_tokens": 9, "completion_tokens": 2}
+        tally.report(*so_far(0, tokens))
     usage = tally.usage(SIZE, MOST, ended=False)
     assert (usage.prompt, usage.completion, usage.source) == (9, 10, "counted")
+
+
+def test_figures_that_lag_behind_the_text_are_no_discount() -> None:
+    tally = Tally()
+    tally.add({"content": "ab"})
+    tally.report(*so_far(0, 2))
+    tally.add({"content": "ab" * 40})
+    usage = tally.usage(SIZE, MOST, ended=False)
+    assert (usage.prompt, usage.completion, usage.source) == (9, 21, "counted")
+    assert tally.usage(SIZE, MOST, ended=True).completion == 2
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def test_leaving_a_stream_stops_the_model_and_charges_what_it_produced(
     leave_after(payer, f"{mark} {SLOW}", chunks=6)
     wait_for(lambda: upstream.counts(mark)["cancelled"] == 1, seconds=2)
     [row] = payer.settled_usage()
-    assert (row["status"], row["usage_source"]) == ("cancelled", "counted")
+    assert (row["status"], row["usage_source"]) == ("cancelled", "upstream")
     assert 5 <= row["completion_tokens"] < 60
     assert payer.charges() == [row["credits"]]
     assert row["credits"] > 0

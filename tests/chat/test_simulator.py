@@ -107,3 +107,16 @@ def test_requests_are_counted(client: TestClient) -> None:
     assert client.get("/_stats", params={"contains": "nobody"}).json()["completed"] == 0
     client.post("/v1/chat/completions", content=b"{")
     assert len(client.get("/_requests").json()) == 2
+
+
+@pytest.mark.parametrize("options", [{}, {"continuous_usage_stats": True}])
+def test_usage_comes_with_every_chunk_where_it_is_asked_for(
+    client: TestClient, options: dict[str, Any]
+) -> None:
+    body = {"messages": [{"role": "user", "content": "hi simulate: tokens=6 chunk=3"}], "n": 2}
+    body |= {"stream": True, "stream_options": options | {"include_usage": True}}
+    lines = client.post("/v1/chat/completions", json=body).text.split("\n\n")
+    chunks = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+    told = [chunk.get("usage", {}).get("completion_tokens") for chunk in chunks]
+    so_far = [0, 0, 3, 3, 6, 6, 6, 6] if options else [None] * 8
+    assert told == [*so_far, 12]

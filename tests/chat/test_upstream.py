@@ -320,8 +320,9 @@ async def test_neither_redirects_cookies_nor_compression() -> None:
     assert headers["x-request-id"] == "id"
 
 
-def sent(**options: Any) -> dict[str, Any]:
-    template = Template(parse(json.dumps(body("hi", **options)).encode()))
+def sent(*, continuous_usage: bool = True, **options: Any) -> dict[str, Any]:
+    completion = parse(json.dumps(body("hi", **options)).encode())
+    template = Template(completion, continuous_usage=continuous_usage)
     value: dict[str, Any] = json.loads(template.fill("upstream/name", 77))
     return value
 
@@ -335,6 +336,13 @@ def test_the_body_sent_has_one_limit_and_the_upstreams_model() -> None:
     }
 
 
-def test_a_stream_always_asks_for_usage() -> None:
-    value = sent(stream=True, stream_options={"include_usage": False, "continuous": True})
-    assert value["stream_options"] == {"include_usage": True}
+@pytest.mark.parametrize("continuous_usage", [True, False])
+def test_a_stream_always_asks_for_usage(continuous_usage: bool) -> None:
+    options = {"include_usage": False, "continuous_usage_stats": not continuous_usage, "x": 1}
+    value = sent(continuous_usage=continuous_usage, stream=True, stream_options=options)
+    asked = {"continuous_usage_stats": True} if continuous_usage else {}
+    assert value["stream_options"] == {"include_usage": True} | asked
+
+
+def test_an_answer_in_one_piece_sends_no_options_of_a_stream() -> None:
+    assert "stream_options" not in sent()
