@@ -170,20 +170,21 @@ class StreamedAnswer(Answer):
 
 
 def replay_text(stored: StoredAnswer, receipt: Receipt | None) -> str:
-    """The body of an answer in one piece, again."""
-    return _with_receipt(stored.last, stored.usage, receipt)
+    """The body of an answer in one piece, or the last chunk of a streamed one, again."""
+    return with_receipt(wire.Unpaid.encode(stored.last, stored.usage), receipt)
 
 
 def replay_events(stored: StoredAnswer, receipt: Receipt | None) -> list[str]:
     """The events of a streamed answer, again, one by one."""
-    last = _with_receipt(stored.last, stored.usage, receipt)
+    last = replay_text(stored, receipt)
     return [frame(text) for text in (*stored.events, last, DONE)]
 
 
-def _with_receipt(body: dict[str, Any], usage: dict[str, Any], receipt: Receipt | None) -> str:
+def with_receipt(answer: wire.Unpaid, receipt: Receipt | None) -> str:
+    """The answer with what it cost, where that is known."""
     if receipt is None:
-        return wire.with_usage(body, usage, None, None)
-    return wire.with_usage(body, usage, receipt.charged, receipt.balance)
+        return answer.text(None, None)
+    return answer.text(receipt.charged, receipt.balance)
 
 
 def _choices(body: dict[str, Any]) -> list[dict[str, Any]]:

@@ -19,8 +19,8 @@ COMPLETE = """\
 OpenAI's chat completions. Before the model is called, the most the request can cost is held;
 afterwards what it used is charged and the rest returned. `usage` also says `credits_charged` and
 `credits_remaining`; in a stream it is in the last chunk. An error or an empty answer costs nothing.
-If you leave a stream, the model is stopped and what it had produced is charged. Members that are
-not listed pass through to the model.
+If you leave a stream, or it grows beyond what is carried, the model is stopped and what it had
+produced is charged. Members that are not listed pass through to the model.
 """
 QUOTE = """\
 Takes the body of a completion. Holds nothing and charges nothing. `prompt_tokens` is an upper

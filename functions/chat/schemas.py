@@ -18,6 +18,7 @@ from functions.core.request_body import invalid_fields, parse_json
 
 MAX_MESSAGES = 10_000
 MAX_CHOICES = 8
+MAX_TOP_LOGPROBS = 20  # as OpenAI has it
 MAX_TOKENS = 1_000_000  # the model's own limit is checked with its price
 MAX_MODEL_NAME = 200  # characters
 
@@ -91,6 +92,7 @@ class CompletionRequest(BaseModel):
     max_tokens: Annotated[int | None, Field(strict=True, ge=1, le=MAX_TOKENS)] = None
     max_completion_tokens: Annotated[int | None, Field(strict=True, ge=1, le=MAX_TOKENS)] = None
     n: Annotated[int | None, Field(strict=True, ge=1, le=MAX_CHOICES)] = None
+    top_logprobs: Annotated[int | None, Field(strict=True, ge=0, le=MAX_TOP_LOGPROBS)] = None
     stream: StrictBool | None = None
     stream_options: dict[str, Any] | None = None
 

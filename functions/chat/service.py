@@ -8,12 +8,12 @@ from typing import Any
 from uuid import UUID
 
 from functions.chat import answers
-from functions.chat.answers import StreamedAnswer, WholeAnswer
+from functions.chat.answers import Answer, StreamedAnswer, WholeAnswer
 from functions.chat.idempotency import StoredAnswer, fingerprint, not_stored
 from functions.chat.metering import Background, ClientGoneError, Meter, Replay
 from functions.chat.schemas import Completion
 from functions.chat.streaming import Sink
-from functions.chat.upstream import Template, Upstream
+from functions.chat.upstream import AnswerCutOffError, Upstream
 from functions.core.database import Database
 from functions.core.errors import InvalidRequestError, NotFoundError
 
@@ -49,7 +49,8 @@ class ChatService:
     async def complete(self, ask: Ask) -> tuple[str, dict[str, str]]:
         """Answer in one piece: its body and headers. Raises QuernelError; then nothing was charged.
 
-        Cancelled before the model has answered, it costs nothing either.
+        But for AnswerCutOffError: then the prompt was. Cancelled before the model has answered, it
+        costs nothing either.
         """
         template = self._upstream.template(ask.completion)
         meter = await self.hold(ask)
@@ -60,15 +61,21 @@ class ChatService:
             _require_vision(ask.completion, meter.capabilities)
             answer = WholeAnswer(ask.completion, meter.model_id, ask.answer_id, meter.max_tokens)
             body = template.fill(meter.upstream_model, meter.max_tokens)
-            answer.take(await self._upstream.complete(body, ask.request_id))
+            try:
+                answer.take(await self._upstream.complete(body, ask.request_id))
+            except AnswerCutOffError:
+                _charge_so_far(ask, meter, answer)
+                raise
             usage = answer.usage(ended=True)
+            text = answer.unpaid(usage)
             meter.finish(usage, "completed", answer.stored(usage) if ask.idempotency_key else None)
-            return answer.text(usage, await meter.closed()), {}
+            return answers.with_receipt(text, await meter.closed()), {}
 
     async def stream(self, ask: Ask, sink: Sink) -> None:
         """Answer in chunks. Raises QuernelError; then nothing was charged.
 
-        Cancelled, or when the client takes no more, it charges what the model has produced so far.
+        Cancelled, when the client takes no more, or cut off (AnswerCutOffError), it charges what
+        the model has produced so far.
         """
         template = self._upstream.template(ask.completion)
         meter = await self.hold(ask)
@@ -93,14 +100,14 @@ class ChatService:
                             meter.mark_first_token()
                             await sink.write(events)
                 answer.end()
-            except (asyncio.CancelledError, ClientGoneError):
+            except (asyncio.CancelledError, ClientGoneError, AnswerCutOffError):
                 if answer.tally.produced:
-                    kept = not_stored("cancelled") if ask.idempotency_key else None
-                    meter.finish(answer.usage(ended=False), "cancelled", kept)
+                    _charge_so_far(ask, meter, answer)
                 raise
             usage = answer.usage(ended=True)
+            last = answer.unpaid(usage)
             meter.finish(usage, "completed", answer.stored(usage) if ask.idempotency_key else None)
-            await sink.write(answer.rest(usage, await meter.closed()))
+            await sink.write(answer.rest(answers.with_receipt(last, await meter.closed())))
 
     async def quote(self, ask: Ask) -> dict[str, Any]:
         """What the request would cost at most, and whether the payer affords it.
@@ -156,6 +163,11 @@ class ChatService:
             p_user_agent=ask.user_agent,
             **keyed,
         )
+
+
+def _charge_so_far(ask: Ask, meter: Meter, answer: Answer) -> None:
+    kept = not_stored("cancelled") if ask.idempotency_key else None
+    meter.finish(answer.usage(ended=False), "cancelled", kept)
 
 
 def _require_vision(completion: Completion, capabilities: dict[str, Any]) -> None:

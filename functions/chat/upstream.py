@@ -1,8 +1,9 @@
 """The model server: any URL that speaks the OpenAI chat protocol, bounded in time and bytes.
 
 What goes wrong there becomes one of our codes: upstream_unavailable, upstream_timeout,
-upstream_rate_limited, upstream_error, upstream_rejected, context_length_exceeded. Neither its
-address nor its key is ever repeated.
+upstream_rate_limited, upstream_error, upstream_rejected, context_length_exceeded. What goes on for
+longer than we carry it is answer_cut_off, which a client can bring about and so pays for. Neither
+its address nor its key is ever repeated.
 """
 
 from __future__ import annotations
@@ -63,6 +64,21 @@ _CONTEXT = re.compile(
 _ADDRESS = re.compile(r"\b[a-z][a-z0-9+.-]*://\S+", re.IGNORECASE)
 _SECRET = re.compile(r"\b(?:sk|qk|sb|key|bearer)[-_ ][\w.-]{8,}", re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
+
+
+class AnswerCutOffError(QuernelError):
+    """One of the limits above ended an answer; the model may have done nothing wrong.
+
+    400, because clients repeat what failed with 5xx on their own, and this would end alike.
+    """
+
+    def __init__(self, limit: str) -> None:
+        """`limit` says what was reached."""
+        super().__init__(
+            "answer_cut_off",
+            400,
+            f"The answer went on for more than {limit} and was cut off. Ask for less.",
+        )
 
 
 class Template:
@@ -142,7 +158,7 @@ class Upstream:
                     yield [_object(event) for event in events]
             yield [_object(event) for event in parser.close() if event != b"[DONE]"]
         except EventTooLargeError as error:
-            raise _broken("The model server sent more than a chunk can hold.") from error
+            raise AnswerCutOffError(f"{MAX_EVENT_BYTES} bytes in one chunk") from error
 
     @asynccontextmanager
     async def _open(
@@ -155,8 +171,10 @@ class Upstream:
             )
         headers = {"accept": accept, "x-request-id": request_id}
         response: aiohttp.ClientResponse | None = None
+        # Runs on while the client takes its time, so it is no failure of the model server.
+        exchange = asyncio.timeout(MAX_EXCHANGE_SECONDS)
         try:
-            async with asyncio.timeout(MAX_EXCHANGE_SECONDS):
+            async with exchange:
                 async with asyncio.timeout(self._silence):
                     response = await self._client.post(
                         self._url, data=body, headers=headers, allow_redirects=False
@@ -169,6 +187,8 @@ class Upstream:
                 "upstream_unavailable", "The model server cannot be reached.", retry_after=5
             ) from error
         except TimeoutError as error:  # of ours, or silence that the client noticed
+            if exchange.expired():
+                raise AnswerCutOffError(f"{MAX_EXCHANGE_SECONDS:.0f} seconds") from error
             raise QuernelError(
                 "upstream_timeout", 504, "The model server did not answer in time."
             ) from error
@@ -194,7 +214,7 @@ class Upstream:
                 return
             received += len(data)
             if received > MAX_ANSWER_BYTES:
-                raise _broken("The model server sent more than an answer can hold.")
+                raise AnswerCutOffError(f"{MAX_ANSWER_BYTES} bytes")
             yield data
 
     async def _refused(self, response: aiohttp.ClientResponse) -> QuernelError:

@@ -60,6 +60,8 @@ FIELDS: list[tuple[dict[str, Any], str, str]] = [
     ({"n": -1}, "invalid_request", "n"),
     ({"stream": "yes"}, "invalid_request", "stream"),
     ({"stream_options": 7}, "invalid_request", "stream_options"),
+    ({"logprobs": True, "top_logprobs": 21}, "invalid_request", "top_logprobs"),
+    ({"logprobs": True, "top_logprobs": -1}, "invalid_request", "top_logprobs"),
     ({"store": True}, "unsupported_parameter", "store"),
     ({"background": True}, "unsupported_parameter", "background"),
     ({"modalities": ["text", "audio"]}, "unsupported_parameter", "modalities"),
