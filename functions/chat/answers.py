@@ -7,7 +7,7 @@ from typing import Any
 from functions.chat import wire
 from functions.chat.counting import Tally, Usage
 from functions.chat.idempotency import MAX_STORED_BYTES, StoredAnswer, not_stored
-from functions.chat.metering import Receipt
+from functions.chat.metering import EmptyAnswerError, Receipt
 from functions.chat.schemas import Completion
 from functions.chat.upstream import malformed, refuse_error_chunk
 from functions.core.errors import QuernelError
@@ -19,13 +19,6 @@ _HEAD = ("object", "created", "system_fingerprint", "service_tier")
 def frame(text: str) -> str:
     """One server-sent event."""
     return f"data: {text}\n\n"
-
-
-def empty_answer() -> QuernelError:
-    """The error for an answer without content; such an answer is free."""
-    return QuernelError(
-        "upstream_empty_answer", 502, "The model answered nothing. You were not charged."
-    )
 
 
 class Answer:
@@ -44,7 +37,7 @@ class Answer:
 
     def _require_content(self) -> None:
         if self.tally.is_empty(self._request.choices):
-            raise empty_answer()
+            raise EmptyAnswerError
 
 
 class WholeAnswer(Answer):

@@ -30,7 +30,9 @@ from functions.core.logging import log_event
 RETRY_DELAYS = (0.2, 1.0, 5.0, 15.0, 30.0)  # seconds between attempts to close a hold
 SETTLE_WAIT_SECONDS = 5.0  # how long an answer waits to learn what it cost
 DRAIN_SECONDS = 20.0  # how long a stopping server waits for holds to be closed
+START_RETRY_SECONDS = 0.2  # until a start is repeated whose answer was lost, once
 EXTEND_AFTER = 0.6  # of a hold's life; then it is extended by one more such life
+EXTEND_RETRY_SECONDS = 1.5  # between attempts to extend it, for as long as the request lasts
 SHORTEST_LIFE_SECONDS = 5.0
 LONGEST_LIFE_SECONDS = 600.0
 
@@ -40,6 +42,18 @@ T = TypeVar("T")
 
 class ClientGoneError(Exception):
     """Nobody reads the answer any more."""
+
+
+class EmptyAnswerError(QuernelError):
+    """The model answered without content; such an answer is free.
+
+    A client can force it, by `stop` or `logit_bias`, and the prompt was read all the same.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            "upstream_empty_answer", 502, "The model answered nothing. You were not charged."
+        )
 
 
 class Background:
@@ -120,10 +134,11 @@ class Meter:
     ) -> Meter | Replay:
         """Hold the worst case. `since` is monotonic time at the request's arrival.
 
-        Raises QuernelError with the database's code. Cancelled, it lets the call end and then
-        releases the hold.
+        Raises QuernelError with the database's code. A call whose answer was lost may have held, so
+        it is repeated: the same request gets the same hold. Cancelled, it lets the call end and
+        then releases the hold.
         """
-        starting = background.spawn(database.rpc("chat_start", **arguments))
+        starting = background.spawn(_start(database, arguments))
         try:
             started = await asyncio.shield(starting)
         except asyncio.CancelledError:
@@ -157,9 +172,17 @@ class Meter:
             p_answer=answer,
         )
 
-    def fail(self, error_code: str) -> None:
-        """Return the hold; nothing is charged."""
-        self._close("chat_fail", p_error_code=error_code, p_latency_ms=self._elapsed_ms())
+    def fail(self, error_code: str, *, is_answered: bool = False) -> None:
+        """Return the hold; nothing is charged.
+
+        An empty answer (`is_answered`) was work, and stays one of the month's requests.
+        """
+        self._close(
+            "chat_fail",
+            p_error_code=error_code,
+            p_latency_ms=self._elapsed_ms(),
+            p_is_answered=is_answered,
+        )
 
     async def closed(self) -> Receipt | None:
         """What the request cost; None while the database cannot tell, though it will be settled."""
@@ -184,7 +207,7 @@ class Meter:
         if self._keeping is not None:
             self._keeping.cancel()
         if isinstance(error, QuernelError):
-            self.fail(error.code)
+            self.fail(error.code, is_answered=isinstance(error, EmptyAnswerError))
             # Who tries again at once should not find the first attempt still running.
             await self.closed()
         elif isinstance(error, asyncio.CancelledError | ClientGoneError):
@@ -202,14 +225,20 @@ class Meter:
         self._alarm = loop.call_later(self._life * EXTEND_AFTER, start)
 
     async def _keep(self) -> None:
-        try:
-            await self._database.rpc(
-                "chat_extend", p_hold_id=self._hold_id, p_seconds=round(self._life)
-            )
-        except QuernelError as error:
-            # A settlement after the reaper still charges, so the answer may go on.
-            log_event(logger, logging.WARNING, "hold not extended", code=error.code)
-        self._keep_later()
+        while True:
+            try:
+                await self._database.rpc(
+                    "chat_extend", p_hold_id=self._hold_id, p_seconds=round(self._life)
+                )
+            except QuernelError as error:
+                # A settlement after the reaper still charges, so the answer may go on.
+                log_event(logger, logging.WARNING, "hold not extended", code=error.code)
+                if error.status < HTTPStatus.INTERNAL_SERVER_ERROR:
+                    return
+                await asyncio.sleep(EXTEND_RETRY_SECONDS)
+            else:
+                self._keep_later()
+                return
 
     def _close(self, function: str, **arguments: Json) -> None:
         if self._closing is None:
@@ -241,6 +270,17 @@ class Meter:
 
     def _elapsed_ms(self) -> int:
         return round((monotonic() - self._since) * 1000)
+
+
+async def _start(database: Database, arguments: dict[str, Json]) -> dict[str, Any]:
+    try:
+        started: dict[str, Any] = await database.rpc("chat_start", **arguments)
+    except QuernelError as error:
+        if error.status < HTTPStatus.INTERNAL_SERVER_ERROR:
+            raise
+        await asyncio.sleep(START_RETRY_SECONDS)
+        started = await database.rpc("chat_start", **arguments)
+    return started
 
 
 async def _release_when_started(

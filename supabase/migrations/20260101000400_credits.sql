@@ -1283,7 +1283,8 @@ create function private.credit_release(
   p_hold_id uuid,
   p_reason text,
   p_status text default 'released',
-  p_usage jsonb default '{}'
+  p_usage jsonb default '{}',
+  p_is_counted boolean default false
 ) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
@@ -1305,7 +1306,8 @@ begin
       tokens_held = a.tokens_held - v_hold.tokens,
       -- A request that failed is none of the month's; one that vanished may have been answered, and stays.
       period_requests = a.period_requests - case
-        when p_status = 'released' and v_hold.created_at >= a.period_start then least(a.period_requests, 1) else 0
+        when p_is_counted or p_status <> 'released' or v_hold.created_at < a.period_start then 0
+        else least(a.period_requests, 1)
       end,
       updated_at = now()
     where a.id = v_account.id
@@ -1327,8 +1329,8 @@ begin
 end
 $$;
 
-comment on function private.credit_release(uuid, text, text, jsonb) is
-'Returns a hold without a charge and finalizes its usage row. Again: no change. Settled: 409 hold_already_settled.';
+comment on function private.credit_release(uuid, text, text, jsonb, boolean) is
+'Returns a hold without a charge and finalizes its usage row; the request is none of the month''s unless it expired or p_is_counted. Again: no change. Settled: 409 hold_already_settled.';
 
 create function private.credit_extend(p_hold_id uuid, p_seconds integer) returns jsonb
 language plpgsql volatile security definer set search_path = ''

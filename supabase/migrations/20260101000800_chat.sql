@@ -365,7 +365,9 @@ $$;
 comment on function backend.chat_finish(uuid, integer, integer, integer, text, text, integer, integer, jsonb) is
 'After the model has answered: charges what was used, at most what was held, once; finalizes the usage row; stores the answer of the Idempotency-Key.';
 
-create function backend.chat_fail(p_hold_id uuid, p_error_code text, p_latency_ms integer default null) returns jsonb
+create function backend.chat_fail(
+  p_hold_id uuid, p_error_code text, p_latency_ms integer default null, p_is_answered boolean default false
+) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
 declare
@@ -381,13 +383,14 @@ begin
   set status = 'failed', answer = null
   where r.hold_id = p_hold_id;
   return private.credit_release(
-    p_hold_id, coalesce(p_error_code, 'failed'), 'released', jsonb_build_object('latency_ms', p_latency_ms)
+    p_hold_id, coalesce(p_error_code, 'failed'), 'released', jsonb_build_object('latency_ms', p_latency_ms),
+    p_is_answered
   ) || jsonb_build_object('credits_charged', 0);
 end
 $$;
 
-comment on function backend.chat_fail(uuid, text, integer) is
-'The model gave no answer: returns the hold, charges nothing, and lets the Idempotency-Key run again.';
+comment on function backend.chat_fail(uuid, text, integer, boolean) is
+'The model gave no answer: returns the hold, charges nothing, and lets the Idempotency-Key run again. An answer that said nothing (p_is_answered) stays one of the month''s requests.';
 
 create function backend.chat_extend(p_hold_id uuid, p_seconds integer) returns jsonb
 language sql volatile security definer set search_path = ''
@@ -502,7 +505,7 @@ comment on function backend.chat_purge(integer) is 'Forgets Idempotency-Keys pas
 grant execute on function
 backend.chat_start(uuid, uuid, text, integer, integer, integer, text, boolean, text, text, text, text, integer),
 backend.chat_finish(uuid, integer, integer, integer, text, text, integer, integer, jsonb),
-backend.chat_fail(uuid, text, integer),
+backend.chat_fail(uuid, text, integer, boolean),
 backend.chat_extend(uuid, integer),
 backend.chat_quote(uuid, text, integer, integer, integer, text, integer),
 backend.chat_models(uuid),
