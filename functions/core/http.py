@@ -15,8 +15,10 @@ import socket
 import ssl
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import ip_address
 
 import httpcore
@@ -58,6 +60,9 @@ _OWN_HEADERS = frozenset(
 )
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _CHUNK_BYTES = 64 * 1024
+_RESOLVERS = ThreadPoolExecutor(8, thread_name_prefix="resolver")
+# Of its own: a name server that never answers keeps a thread for as long as the system's resolver
+# waits, and the default threads are the whole process's.
 
 Resolver = Callable[[str, int], Awaitable[list[Address]]]
 
@@ -257,8 +262,11 @@ class _VettingBackend(httpcore.AsyncNetworkBackend):
 async def resolve(host: str, port: int) -> list[Address]:
     """Every address of the name or literal, without duplicates. Raises OSError if there is none."""
     literal = host.removeprefix("[").removesuffix("]")
-    found = await asyncio.get_running_loop().getaddrinfo(
-        literal, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
+    found = await asyncio.get_running_loop().run_in_executor(
+        _RESOLVERS,
+        partial(
+            socket.getaddrinfo, literal, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
+        ),
     )
     return list(dict.fromkeys(ip_address(sockaddr[0]) for *_, sockaddr in found))
 

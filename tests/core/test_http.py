@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import socket
+import threading
 import zlib
 from collections.abc import Callable
 from ipaddress import ip_address
@@ -12,7 +14,7 @@ import pytest
 
 from functions.core.addresses import Address, is_public_address
 from functions.core.errors import QuernelError
-from functions.core.http import FetchedResponse, Policy, Resolver, SafeClient
+from functions.core.http import FetchedResponse, Policy, Resolver, SafeClient, resolve
 from tests.core.tls import Authority, Handler, serve
 
 pytestmark = pytest.mark.anyio
@@ -422,3 +424,16 @@ def test_the_default_policy_is_the_public_internet() -> None:
     assert policy.schemes == {"https"}
     assert policy.ports == {443}
     assert policy.is_allowed_address is is_public_address
+
+
+async def test_names_are_looked_up_on_threads_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A name server that never answers keeps its thread; the default ones are everybody's.
+    threads: list[str] = []
+
+    def looked_up(*_: object, **__: object) -> list[object]:
+        threads.append(threading.current_thread().name)
+        return [(2, 1, 6, "", ("203.0.113.7", 443))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", looked_up)
+    assert await resolve(NAME, 443) == [ip_address("203.0.113.7")]
+    assert [name.rpartition("_")[0] for name in threads] == ["resolver"]
