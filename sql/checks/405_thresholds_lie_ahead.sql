@@ -1,5 +1,5 @@
 -- No account has reached a threshold of use that its owner was not told of.
--- Mend: Telling failed: the log has "the use of account … was not told" and why. The account's next request tries again.
+-- Mend: Telling failed: the log says why ("the use of account … was not told"). The next request tries again.
 select
   a.id::text as subject,
   jsonb_build_object(
