@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import string
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -62,13 +63,13 @@ def compose(email: Email, *, delivery_id: UUID, sender: Address, app_url: str) -
     if (name := plain(email.name)) is not None:
         words["name"] = name
     text, frame = TEXTS[email.template][email.language], FRAMES[email.language]
-    paragraphs = [*_first(frame.greetings, words), *_filled(text.paragraphs, words)]
+    paragraphs = _filled((frame.greetings, *text.paragraphs), words)
     if email.template != "invitation":
         paragraphs += _filled((frame.for_organization,), words)
     (footer,) = _filled(
         (frame.why_transactional if email.is_transactional else frame.why_wanted,), words
     )
-    (subject,) = _first(text.subjects, words)
+    (subject,) = _filled((text.subjects,), words)
     action, link = _action(email, text, app_url)
     if action is None:
         (action,) = _filled((frame.open_app,), words)
@@ -120,16 +121,16 @@ def _action(email: Email, text: Text, app_url: str) -> tuple[str | None, str]:
     return text.action, app_url
 
 
-def _filled(sentences: Iterable[str], words: Mapping[str, str]) -> list[str]:
-    """The sentences of which every word is known, filled in."""
-    return [
-        sentence.format_map(words)
-        for sentence in sentences
-        if all(
-            word is None or word in words for _, word, _, _ in string.Formatter().parse(sentence)
-        )
-    ]
+def _filled(sentences: Iterable[str | tuple[str, ...]], words: Mapping[str, str]) -> list[str]:
+    """The sentences of which every word is known, filled in; of alternatives the first."""
+    filled = []
+    for sentence in sentences:
+        alternatives = (sentence,) if isinstance(sentence, str) else sentence
+        known = (one for one in alternatives if words_of(one) <= words.keys())
+        filled += [one.format_map(words) for one in itertools.islice(known, 1)]
+    return filled
 
 
-def _first(sentences: Iterable[str], words: Mapping[str, str]) -> list[str]:
-    return _filled(sentences, words)[:1]
+def words_of(sentence: str) -> set[str]:
+    """Which values a sentence needs."""
+    return {word for _, word, _, _ in string.Formatter().parse(sentence) if word is not None}

@@ -1,8 +1,9 @@
 """The texts of emails, in French and English.
 
 A text is a subject, paragraphs, and a link with its label. `{word}` stands for a value made of the
-notification's facts (functions/notifications/values.py). A paragraph of which a value is not known
-is left out; of the subjects, the first whose values are all known is taken, and the last has none.
+notification's facts (functions/notifications/values.py). A sentence of which a value is not known
+is left out; of alternatives, a tuple, the first is taken whose values are all known. The last
+subject has none.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ class Text:
     """One email in one language."""
 
     subjects: tuple[str, ...]
-    paragraphs: tuple[str, ...]
+    paragraphs: tuple[str | tuple[str, ...], ...]
     action: str
     """Label of the link."""
 
@@ -158,26 +159,29 @@ TEXTS: Mapping[str, Mapping[Language, Text]] = {
         "fr": Text(
             subjects=(
                 "Votre abonnement {plan} prend fin le {ends_at}",
-                "Votre abonnement prend fin bientôt",
+                "Votre période d’essai se termine le {trial_ends_at}",
+                "Votre abonnement change bientôt",
             ),
             paragraphs=(
-                "Votre abonnement prend fin bientôt.",
+                "Votre abonnement prend fin le {ends_at}. Sans renouvellement, votre compte "
+                "passera à la formule gratuite.",
+                "Votre période d’essai se termine le {trial_ends_at} ; l’abonnement payant "
+                "commence ensuite.",
                 "Formule : {plan}",
-                "Dernier jour : {ends_at}",
-                "Sans renouvellement, votre compte passera à la formule gratuite.",
             ),
             action="Gérer l’abonnement",
         ),
         "en": Text(
             subjects=(
                 "Your {plan} subscription ends on {ends_at}",
-                "Your subscription ends soon",
+                "Your trial ends on {trial_ends_at}",
+                "Your subscription changes soon",
             ),
             paragraphs=(
-                "Your subscription ends soon.",
+                "Your subscription ends on {ends_at}. Unless it is renewed, your account moves to "
+                "the free plan.",
+                "Your trial ends on {trial_ends_at}; after it the paid subscription begins.",
                 "Plan: {plan}",
-                "Last day: {ends_at}",
-                "Unless it is renewed, your account moves to the free plan.",
             ),
             action="Manage the subscription",
         ),
@@ -189,8 +193,8 @@ TEXTS: Mapping[str, Mapping[Language, Text]] = {
                 "Vous approchez de votre limite",
             ),
             paragraphs=(
-                "Vous approchez d’une limite de votre formule.",
-                "Utilisé : {used} sur {limit}",
+                "Une bonne part d’une limite de ce mois est utilisée.",
+                ("Utilisé : {used} {unit} sur {limit}", "Utilisé : {used} sur {limit}"),
                 "Au-delà de la limite, les nouvelles demandes seront refusées.",
             ),
             action="Voir l’utilisation",
@@ -198,8 +202,8 @@ TEXTS: Mapping[str, Mapping[Language, Text]] = {
         "en": Text(
             subjects=("You have used {percent} of your limit", "You are close to your limit"),
             paragraphs=(
-                "You are close to a limit of your plan.",
-                "Used: {used} of {limit}",
+                "A good part of a limit of this month is used up.",
+                ("Used: {used} of {limit} {unit}", "Used: {used} of {limit}"),
                 "Beyond the limit, new requests will be refused.",
             ),
             action="See the usage",
@@ -209,7 +213,10 @@ TEXTS: Mapping[str, Mapping[Language, Text]] = {
         "fr": Text(
             subjects=("Il vous reste {balance} crédits", "Il vous reste peu de crédits"),
             paragraphs=(
-                "Il vous reste peu de crédits.",
+                (
+                    "Votre solde est passé sous {threshold} crédits.",
+                    "Il vous reste peu de crédits.",
+                ),
                 "Solde : {balance} crédits",
                 "Sans crédits, les nouvelles demandes seront refusées.",
             ),
@@ -218,7 +225,10 @@ TEXTS: Mapping[str, Mapping[Language, Text]] = {
         "en": Text(
             subjects=("You have {balance} credits left", "You have few credits left"),
             paragraphs=(
-                "You have few credits left.",
+                (
+                    "Your balance has fallen below {threshold} credits.",
+                    "You have few credits left.",
+                ),
                 "Balance: {balance} credits",
                 "Without credits, new requests will be refused.",
             ),

@@ -42,6 +42,20 @@ _ROLES: Mapping[Language, Mapping[str, str]] = {
     "fr": {"admin": "administrateur", "member": "membre"},
     "en": {"admin": "admin", "member": "member"},
 }
+_UNITS: Mapping[Language, Mapping[str, str]] = {
+    "fr": {
+        "account_budget": "crédits",
+        "plan.monthly_tokens": "jetons",
+        "plan.requests_per_month": "requêtes",
+    },
+    "en": {
+        "account_budget": "credits",
+        "plan.monthly_tokens": "tokens",
+        "plan.requests_per_month": "requests",
+    },
+}
+"""What is counted, by the `limit_source` of the limit."""
+
 _NARROW_SPACE = "\u202f"  # never broken at the end of a line
 _SPACE = "\u00a0"
 
@@ -59,6 +73,7 @@ def values(facts: Mapping[str, Json], language: Language) -> dict[str, str]:
     found = {
         "amount": _amount(facts.get("amount_minor"), facts.get("currency"), language),
         "role": _ROLES[language].get(str(facts.get("role"))),
+        "unit": _UNITS[language].get(str(facts.get("limit_source"))),
     }
     for name, write in _WRITERS.items():
         found[name] = write(facts.get(name), language)
@@ -161,5 +176,7 @@ _WRITERS: Mapping[str, Callable[[object, Language], str | None]] = {
     "organization": plain,
     "percent": _percent,
     "plan": plain,
+    "threshold": _number,
+    "trial_ends_at": _date,
     "used": _number,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from email.message import EmailMessage
 from html.parser import HTMLParser
 from typing import Any
@@ -44,6 +45,16 @@ def html_of(message: EmailMessage) -> str:
     assert part is not None
     content: str = part.get_content()
     return content
+
+
+@dataclass(frozen=True)
+class Alert:
+    """What billing tells, and what is to be read of it."""
+
+    template: str
+    facts: dict[str, Any]
+    subject: str
+    sentences: list[str]
 
 
 class Anatomy(HTMLParser):
@@ -283,6 +294,62 @@ async def test_an_organization_is_named_to_those_who_have_several(
         (team.owner.email,),
         (team.admin.email,),
     }
+
+
+@pytest.mark.parametrize(
+    "alert",
+    [
+        Alert(
+            "subscription_expiring",
+            {"plan": "Pro", "ends_at": "2030-01-02T00:00:00Z", "reason": "end"},
+            "Your Pro subscription ends on 2 January 2030",
+            ["Your subscription ends on 2 January 2030. Unless it is renewed"],
+        ),
+        Alert(
+            "subscription_expiring",
+            {"plan": "Pro", "trial_ends_at": "2030-01-02T00:00:00Z", "reason": "trial"},
+            "Your trial ends on 2 January 2030",
+            ["Your trial ends on 2 January 2030; after it the paid subscription begins."],
+        ),
+        Alert(
+            "usage_threshold",
+            {"percent": 80, "used": 80000, "limit": 100000, "limit_source": "plan.monthly_tokens"},
+            "You have used 80% of your limit",
+            ["Used: 80,000 of 100,000 tokens\n"],
+        ),
+        Alert(
+            "usage_threshold",
+            {"percent": 100, "used": 5, "limit": 5, "limit_source": "something new"},
+            "You have used 100% of your limit",
+            ["Used: 5 of 5\n"],
+        ),
+        Alert(
+            "low_balance",
+            {"threshold": 50, "balance": 49.5},
+            "You have 49.50 credits left",
+            ["Your balance has fallen below 50 credits.", "Balance: 49.50 credits"],
+        ),
+        Alert(
+            "invoice_overdue",
+            {
+                "number": "F-7",
+                "due_at": "2030-01-02T00:00:00Z",
+                "amount_minor": 1,
+                "currency": "eur",
+            },
+            "Invoice F-7 is overdue",
+            ["It was due on 2 January 2030.", "Amount: €0.01"],
+        ),
+    ],
+)
+async def test_the_alerts_of_billing_read_well(
+    desk: Desk, person: Person, postman: Postman, alert: Alert
+) -> None:
+    person.execute("update public.profiles set language = 'en'")
+    message = await postman.sent(one(desk.tell(person, alert.template, alert.facts)))
+    assert message["Subject"] == alert.subject
+    assert all(sentence in text_of(message) for sentence in alert.sentences)
+    assert "{" not in text_of(message)
 
 
 async def test_who_may_switch_it_off_is_told_how(

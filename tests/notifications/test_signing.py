@@ -74,7 +74,7 @@ def test_either_of_two_secrets_verifies() -> None:
 
 
 def test_a_secret_is_what_the_decision_says() -> None:
-    """docs/decisions/0011: whoever has the master key can derive it without this code."""
+    """docs/decisions/0013: whoever has the master key can derive it without this code."""
     expected = hmac.new(KEY, b"0198c0de-7d3a-7c1e-9c39-1f2e3d4c5b6a|7", hashlib.sha256).digest()
     secret = endpoint_secret(KEY, ENDPOINT, 7)
     assert secret == expected
