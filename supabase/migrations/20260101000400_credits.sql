@@ -402,7 +402,7 @@ begin
     (
       select l.id, l.remaining
       from public.credit_lots as l
-      where l.account_id = p_account_id and l.used_at is null
+      where p_first_lot_id is not null and l.account_id = p_account_id and l.used_at is null
         and (l.id = p_first_lot_id or l.stands_in_for = p_first_lot_id)
       order by l.id <> p_first_lot_id, l.priority, l.expires_at, l.created_at, l.id
     )

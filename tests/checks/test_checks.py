@@ -287,6 +287,12 @@ def _(scene: Scene) -> str:
     return scene.settled_id
 
 
+@found_by("119_stand_ins_stand_in_for_expired_lots")
+def _(scene: Scene) -> str:
+    scene.execute("update public.credit_lots set stands_in_for = id where id = %s", scene.lot_id)
+    return scene.lot_id
+
+
 # Usage -------------------------------------------------------------------------------------------
 
 
