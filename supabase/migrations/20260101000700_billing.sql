@@ -1100,6 +1100,14 @@ begin
       set status = 'paid', lot_id = (v_grant ->> 'lot_id')::uuid, paid_at = now(),
         stripe_payment_intent_id = v_payment_intent_id
       where c.id = v_purchase.id;
+      perform private.notify(
+        v_purchase.user_id, v_purchase.organization_id, 'receipt',
+        jsonb_build_object(
+          'amount_minor', v_purchase.price_minor, 'currency', v_purchase.currency, 'credits', v_purchase.credits,
+          'description', (select k.name from public.credit_packs as k where k.id = v_purchase.pack_id)
+        ),
+        v_purchase.id::text
+      );
     end if;
     -- A refund or a dispute may have been told first.
     if v_payment_intent_id is not null then

@@ -463,6 +463,17 @@ begin
   where p.stripe_invoice_id = v_id and p.invoice_id is null;
 
   v_lot_id := private.invoice_grant(v_invoice, v_due.expires_at);
+  if v_invoice.status = 'paid' and v_invoice.amount_paid_minor > 0 then
+    perform private.notify(
+      v_customer.user_id, v_customer.organization_id, 'receipt',
+      jsonb_build_object(
+        'amount_minor', v_invoice.amount_paid_minor, 'currency', v_invoice.currency,
+        'description', v_invoice.number, 'credits', nullif(v_invoice.credits, 0),
+        'invoice_url', v_invoice.hosted_invoice_url
+      ),
+      v_id
+    );
+  end if;
   perform private.apply_entitlement(v_customer.user_id, v_customer.organization_id);
   return jsonb_build_object('invoice_id', v_invoice.id, 'status', v_invoice.status, 'lot_id', v_lot_id)
     || private.invoice_apply_reversals(v_id);

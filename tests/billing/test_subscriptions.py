@@ -119,6 +119,27 @@ def test_the_sweep_shows_who_has_nothing_any_more(subscribers: Subscribers, user
     assert (profile["subscription_tier"], profile["plan_expires_at"]) == ("free", None)
 
 
+def test_a_payment_is_told_once_with_a_receipt(subscribers: Subscribers, user: User) -> None:
+    shop = subscribers.shop
+    bought = shop.paid(user)
+    subscriber = subscribers.new(user)
+    subscriber.deliver(subscriber.invoiced())
+    told = shop.rows(
+        "select key, facts from private.notifications where user_id = %s and template = 'receipt'"
+        " order by created_at",
+        user.id,
+    )
+    assert [row["key"] for row in told] == [bought.id, subscriber.invoice["id"]]
+    assert (told[0]["facts"]["amount_minor"], told[0]["facts"]["credits"]) == (500, 1000)
+    assert told[1]["facts"] == {
+        "amount_minor": 2900,
+        "currency": "eur",
+        "credits": 6000,
+        "description": subscriber.invoice["number"],
+        "invoice_url": subscriber.invoice["hosted_invoice_url"],
+    }
+
+
 # Payments that fail -----------------------------------------------------------------------------
 
 

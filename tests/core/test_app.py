@@ -294,6 +294,8 @@ def _examples(app: FastAPI, content: dict[str, Any]) -> bool:
 
 
 SAY_IT_ALL_BY_THEIR_PATH = {
+    ("/billing/subscriptions/{subscription_id}/pause", "post"),
+    ("/billing/subscriptions/{subscription_id}/resume", "post"),
     ("/notifications/webhooks/{endpoint_id}/rotate-secret", "post"),
     ("/notifications/webhooks/{endpoint_id}/test", "post"),
 }

@@ -222,6 +222,8 @@ def test_a_suspended_user_calls_nothing(cast: Cast, name: str) -> None:
     assert json.loads(body["details"])["code"] == "account_suspended"
 
 
+NOBODYS = str(uuid.uuid4())
+
 # Functions of the service that act for the user whose id they take, and those that do not: the
 # operator's, and what is called only after one of the first has agreed.
 ACTING_FOR_A_USER: dict[str, dict[str, Any]] = {
@@ -229,6 +231,21 @@ ACTING_FOR_A_USER: dict[str, dict[str, Any]] = {
     "chat_quote": {"p_model": MODEL, "p_prompt_tokens": 1},
     "chat_start": {"p_model": MODEL, "p_prompt_tokens": 1, "p_request_id": str(uuid.uuid4())},
     "checkout_start": {"p_pack": "starter"},
+    "portal_start": {},
+    "subscription_action_start": {"p_subscription_id": NOBODYS, "p_action": "resume"},
+    "subscription_change_start": {
+        "p_subscription_id": NOBODYS,
+        "p_plan": "pro",
+        "p_interval": "month",
+    },
+    "subscription_checkout_start": {"p_plan": "pro", "p_interval": "month"},
+    "webhook_endpoint_create": {"p_url": "https://hooks.quernel.test/"},
+    "webhook_endpoint_delete": {"p_endpoint_id": NOBODYS},
+    "webhook_endpoint_list": {},
+    "webhook_endpoint_ping": {"p_endpoint_id": NOBODYS},
+    "webhook_endpoint_read": {"p_endpoint_id": NOBODYS},
+    "webhook_endpoint_rotate": {"p_endpoint_id": NOBODYS},
+    "webhook_endpoint_update": {"p_endpoint_id": NOBODYS, "p_changes": {}},
     "credit_hold": {
         "p_organization_id": None,
         "p_amount": 1,
@@ -236,7 +253,13 @@ ACTING_FOR_A_USER: dict[str, dict[str, Any]] = {
         "p_action": "chat",
     },
 }
-OF_OPERATORS = {"credit_balance", "credit_grant", "credit_statement", "user_set_active"}
+OF_OPERATORS = {
+    "credit_balance",
+    "credit_grant",
+    "credit_statement",
+    "plan_assign",
+    "user_set_active",
+}
 ONCE_AGREED = {"customer_claim"}
 
 
