@@ -13,5 +13,6 @@ where p.pronamespace = 'private'::regnamespace
     -- Functions in public wrap these.
     'accept_invitation', 'change_member_role', 'create_organization', 'invite_member', 'leave_organization',
     'my_credit_balance', 'my_credit_statement', 'organization_people', 'remove_member', 'revoke_invitation',
-    'set_member_budget', 'set_my_low_balance_threshold', 'set_my_monthly_budget', 'update_organization'
+    'set_member_budget', 'set_my_auto_top_up', 'set_my_low_balance_threshold', 'set_my_monthly_budget',
+    'update_organization'
   );

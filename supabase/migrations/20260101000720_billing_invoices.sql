@@ -577,12 +577,17 @@ begin
   select c.id into v_purchase_id
   from public.credit_purchases as c
   where c.stripe_payment_intent_id = p_payment_intent_id;
+  if v_purchase_id is null then
+    v_purchase_id := private.top_up_of_payment(v_payment.state, v_customer);
+  end if;
   if v_payment.state is not null and v_customer.id is not null then
     perform private.payment_mirror(
       v_payment.state, v_customer, v_payment.newest_from, v_purchase_id, v_invoice_id
     );
   end if;
   if v_purchase_id is not null then
+    -- A checkout is paid when its session says so; an automatic purchase has only the payment to say it.
+    perform private.top_up_apply(v_purchase_id, v_payment.state);
     v_result := private.purchase_apply_reversals(v_purchase_id);
   end if;
   if v_invoice_id is not null then
@@ -746,10 +751,14 @@ insert into private.stripe_event_types (event_type, object_type, effect) values
 ('invoice.voided', 'invoice', 'Marks the invoice void.'),
 ('invoice.marked_uncollectible', 'invoice', 'Marks the invoice as given up.'),
 ('invoice_payment.paid', 'invoice_payment', 'Ties a payment to the invoice it paid, so that refunds find it.'),
-('payment_intent.succeeded', 'payment_intent', 'Records the payment.'),
+('payment_intent.succeeded', 'payment_intent', 'Records the payment; grants the credits of an automatic top-up, once.'),
 ('payment_intent.processing', 'payment_intent', 'Records that the money is on its way.'),
-('payment_intent.payment_failed', 'payment_intent', 'Records why the payment failed.'),
-('payment_intent.canceled', 'payment_intent', 'Records that nothing will be paid.'),
+('payment_intent.payment_failed', 'payment_intent', 'Records why the payment failed; an automatic top-up backs off.'),
+(
+  'payment_intent.requires_action', 'payment_intent',
+  'Records that the customer must confirm; an automatic top-up waits for its owner.'
+),
+('payment_intent.canceled', 'payment_intent', 'Records that nothing will be paid; an automatic top-up backs off.'),
 ('payment_method.attached', 'payment_method', 'Shows the owner what they can pay with.'),
 ('payment_method.updated', 'payment_method', 'Follows a new expiry or address.'),
 ('payment_method.automatically_updated', 'payment_method', 'Follows a card that its bank replaced.'),
