@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from functions.billing.service import InboxService
 from functions.billing.stripe_client import StripeGateway, stripe_client
+from functions.billing.stripe_payments import PaymentGateway
+from functions.billing.top_ups import TopUpService
 from functions.core.errors import QuernelError
 from functions.core.json import Json
 from functions.tasks.context import TaskContext, TaskRejectedError
@@ -28,3 +30,19 @@ async def apply_stripe_event(payload: dict[str, Json], context: TaskContext) -> 
                 raise TaskRejectedError("there is no such event") from None
             raise
     return {"result": result}
+
+
+async def buy_automatic_top_up(payload: dict[str, Json], context: TaskContext) -> dict[str, Json]:
+    """Top an account up, if it still needs it.
+
+    Raises TaskRejectedError when there is no account named or no way to ask Stripe; any other error
+    means: again later, for the same purchase.
+    """
+    account_id = payload.get("account_id")
+    if not isinstance(account_id, str):
+        raise TaskRejectedError("the payload names no account")
+    async with stripe_client(context.settings) as client:
+        if client is None:
+            raise TaskRejectedError("payments are not configured")
+        service = TopUpService(context.database, StripeGateway(client), PaymentGateway(client))
+        return await service.buy(account_id)

@@ -68,6 +68,11 @@ CRON_JOBS: Mapping[str, CronJob] = {
         5 * MINUTE,
         (Step("plans_lapse", batch=200),),
     ),
+    "top_ups": CronJob(
+        "Ask for the automatic top-ups that were missed",
+        3 * MINUTE,
+        (Step("top_ups_due", batch=200),),
+    ),
     "sweep_tasks": CronJob(
         "Queue tasks again whose worker is gone, end those nobody pays for",
         30,
