@@ -32,6 +32,12 @@ class BillingWorld(World):
     declining: set[str] = field(default_factory=set)
     """Customers whose card is declined now."""
 
+    slow: set[str] = field(default_factory=set)
+    """Customers whose payments take days to arrive."""
+
+    decline_codes: dict[str, str] = field(default_factory=dict)
+    """Customer id → why a payment without them is declined; insufficient_funds for the others."""
+
     def recurring_price(self, price_id: str, amount: int, currency: str, interval: str) -> str:
         """Sell something by the month or year."""
         self.prices[price_id] = (amount, currency)
@@ -59,6 +65,74 @@ class BillingWorld(World):
             "rendering_options": None,
         }
         return self.change(customer_id, invoice_settings=settings)
+
+    # Payments without the customer -----------------------------------------------------------
+
+    def charge_off_session(self, params: dict[str, Any]) -> StripeObject:
+        """POST /v1/payment_intents, confirmed at once. The intent, paid or declined.
+
+        Raises KeyError for a payment method nobody has, ValueError for one of somebody else.
+        """
+        with self._lock:
+            customer = params["customer"]
+            if (params.get("confirm"), params.get("off_session")) != ("true", "true"):
+                raise ValueError("Only payments that are confirmed at once are simulated.")
+            if int(params["amount"]) <= 0:
+                raise ValueError("Invalid positive integer.")
+            if self.objects.get(params["payment_method"], {}).get("object") != "payment_method":
+                raise KeyError("payment_method")
+            if self.objects[params["payment_method"]]["customer"] != customer:
+                raise ValueError("The payment method is not attached to this customer.")
+            intent = self.make(
+                "payment_intent",
+                amount=int(params["amount"]),
+                currency=params["currency"],
+                customer=customer,
+                payment_method=params["payment_method"],
+                description=params.get("description"),
+                metadata=params.get("metadata", {}),
+                canceled_at=None,
+                last_payment_error=None,
+                next_action=None,
+                status="processing",
+            )
+            if customer in self.declining:
+                reason = self.decline_codes.get(customer, "insufficient_funds")
+                return self.decline(intent["id"], reason)
+            return intent if customer in self.slow else self.arrive(intent["id"])
+
+    def decline(self, intent_id: str, reason: str) -> StripeObject:
+        """A bank refuses a payment; returns the payment intent."""
+        return self.change(
+            intent_id,
+            status="requires_payment_method",
+            last_payment_error={
+                "type": "card_error",
+                "code": reason if reason == "authentication_required" else "card_declined",
+                "decline_code": reason,
+                "message": "Your card was declined.",
+            },
+        )
+
+    def arrive(self, intent_id: str) -> StripeObject:
+        """The money of a payment has arrived; returns the payment intent."""
+        with self._lock:
+            intent = self.get(intent_id)
+            self.make(
+                "charge",
+                amount=intent["amount"],
+                amount_captured=intent["amount"],
+                amount_refunded=0,
+                captured=True,
+                currency=intent["currency"],
+                customer=intent["customer"],
+                metadata=intent["metadata"],
+                payment_intent=intent_id,
+                refunds=self._refunds([]),
+                status="succeeded",
+                transfer_data=None,
+            )
+            return self.change(intent_id, status="succeeded", amount_received=intent["amount"])
 
     # The life of a subscription --------------------------------------------------------------
 

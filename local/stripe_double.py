@@ -51,6 +51,16 @@ PARAMETERS = {
         "success_url",
     },
     "billing_portal/sessions": {"configuration", "customer", "return_url"},
+    "payment_intents": {
+        "amount",
+        "confirm",
+        "currency",
+        "customer",
+        "description",
+        "metadata",
+        "off_session",
+        "payment_method",
+    },
 }
 SUBSCRIPTION_PARAMETERS = {
     "billing_cycle_anchor",
@@ -185,7 +195,12 @@ class StripeDouble:
         resource = path.removeprefix("/v1/")
         folder, _, object_id = resource.rpartition("/")
         if method == "POST" and resource in PARAMETERS:
-            return _unknown(params, PARAMETERS[resource]) or self._create(resource, params)
+            create = (
+                self._charge if resource == "payment_intents" else partial(self._create, resource)
+            )
+            return _unknown(params, PARAMETERS[resource]) or create(params)
+        if method == "GET" and resource == "payment_intents":
+            return self._list("payment_intent", params)
         if method != "GET" and resource.startswith("subscriptions/"):
             return self._subscription(method, resource.removeprefix("subscriptions/"), params)
         if method == "GET" and folder in READABLE:
@@ -209,6 +224,31 @@ class StripeDouble:
             return _error(400, "invalid_request_error", f"Missing required param: {error.args[0]}.")
         except LookupError:
             return _missing("line_items[0][price]")
+
+    def _charge(self, params: dict[str, Any]) -> Response:
+        if params.get("customer") not in self.world.objects:
+            return _missing("customer")
+        try:
+            intent = self.world.charge_off_session(params)
+        except KeyError:
+            return _missing("payment_method")
+        except ValueError as error:
+            return _error(400, "invalid_request_error", str(error))
+        failure = intent["last_payment_error"]
+        if failure is None:
+            return JSONResponse(published(intent))
+        body = {"error": failure | {"payment_intent": published(intent)}}
+        return JSONResponse(body, 402, {"Request-Id": "req_double"})
+
+    def _list(self, kind: str, params: dict[str, Any]) -> Response:
+        since = int(params.get("created", {}).get("gte", 0))
+        found = [
+            published(o)
+            for o in reversed(self.world.of_type(kind))
+            if o["customer"] == params["customer"] and o["created"] >= since
+        ]
+        page = {"object": "list", "data": found, "has_more": False, "url": f"/v1/{kind}s"}
+        return JSONResponse(page)
 
     def _subscription(self, method: str, resource: str, params: dict[str, Any]) -> Response:
         if method == "DELETE":
