@@ -36,6 +36,7 @@ THEIRS: dict[str, LiteralString] = {
         "organization_id = %(organization)s or user_id = any(%(people)s)"
     ),
     "public.organization_invitations": "organization_id = %(organization)s",
+    "public.auto_top_ups": "account_id = any(%(accounts)s)",
     "public.credit_accounts": "id = any(%(accounts)s)",
     "public.credit_lots": "account_id = any(%(accounts)s)",
     "public.credit_transactions": "account_id = any(%(accounts)s)",
@@ -163,6 +164,14 @@ def cast(
             (made.founder.id, made.organization_id),
         ):
             subscribe(admin_connection, user, organization, price_id("pro"))
+        for actor, organization in (("owner", None), ("founder", made.organization_id)):
+            made.rpc(
+                actor,
+                "set_auto_top_up",
+                p_threshold=1,
+                p_pack="starter",
+                p_organization_id=organization,
+            ).raise_for_status()
         service.rpc(
             "user_set_active",
             p_user_id=made.suspended.id,

@@ -68,6 +68,10 @@ ROWS: dict[str, dict[str, LiteralString]] = {
         "owner": "user_id = %(owner)s",
         "organization": "organization_id = %(organization)s",
     },
+    "public.auto_top_ups": {
+        "owner": "user_id = %(owner)s",
+        "organization": "organization_id = %(organization)s",
+    },
     "public.credit_accounts": {
         "owner": "user_id = %(owner)s",
         "organization": "organization_id = %(organization)s",
@@ -177,6 +181,9 @@ def build(connection: psycopg.Connection) -> World:
         )
         _work(connection, user or ids["founder"], organization, str(ids[name]))
         subscribe(connection, user or ids["founder"], organization, ids["price"])
+        _as(connection, user or ids["founder"])
+        _call(connection, "public.set_auto_top_up", 1, "starter", p_organization_id=organization)
+        _as(connection, None)
         ids[f"{name}_endpoint"] = _call(
             connection,
             "backend.webhook_endpoint_create",
@@ -220,9 +227,14 @@ def _person(connection: psycopg.Connection) -> str:
     return identity
 
 
-def _organization(connection: psycopg.Connection, ids: dict[str, Any], mark: str) -> dict[str, str]:
-    claims = json.dumps({"role": "authenticated", "sub": ids["founder"]})
+def _as(connection: psycopg.Connection, user: str | None) -> None:
+    """Act as somebody for the rest of the transaction, or as nobody."""
+    claims = json.dumps({"role": "authenticated", "sub": user}) if user else ""
     connection.execute("select set_config('request.jwt.claims', %s, true)", [claims])
+
+
+def _organization(connection: psycopg.Connection, ids: dict[str, Any], mark: str) -> dict[str, str]:
+    _as(connection, ids["founder"])
     made = _call(connection, "public.create_organization", "A team", f"team-{mark[:16]}")
     organization = made["id"]
     connection.execute(
@@ -239,7 +251,7 @@ def _organization(connection: psycopg.Connection, ids: dict[str, Any], mark: str
     invitation = _call(
         connection, "public.invite_member", organization, f"{mark}@example.com", "member"
     )
-    connection.execute("select set_config('request.jwt.claims', '', true)")
+    _as(connection, None)
     return {"organization": organization, "invitation": invitation["id"], "slug": made["slug"]}
 
 
