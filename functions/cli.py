@@ -1,4 +1,4 @@
-"""The `quernel` command for operators: status, cron jobs, tasks and credits.
+"""The `quernel` command for operators: status, cron jobs, tasks, credits, payments and plans.
 
 Exit status: 0 done, 1 failed or refused, 2 wrong usage.
 """
@@ -29,6 +29,9 @@ Rows: TypeAlias = list[dict[str, Json]]
 Action: TypeAlias = Callable[[Options, Settings, Database], Awaitable[Json]]
 Show: TypeAlias = Callable[[Json], str]
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001
+
+PAYMENT_PROVIDERS = ("paypal", "wise", "manual")
+"""Whose payments an operator records; Stripe tells of its own."""
 
 GRANT_SOURCES = ("compensation", "promotional", "bonus", "adjustment")
 """What an operator may grant; purchases, plans and refunds come from payments."""
@@ -166,6 +169,49 @@ def format_statement(statement: dict[str, Json]) -> str:
     )
 
 
+# Payments and plans -------------------------------------------------------------------------------
+
+
+async def record_payment(options: Options, _: Settings, database: Database) -> Json:
+    """Record money that came by another way than Stripe."""
+    return await database.rpc(
+        "payment_record",
+        **owner(options),
+        p_provider=options.provider,
+        p_transaction_id=options.transaction,
+        p_amount_minor=options.amount,
+        p_currency=options.currency,
+        p_credits=None if options.credits is None else str(options.credits),
+        p_description=options.description,
+        p_paid_at=options.paid_at,
+        p_reason=options.reason,
+        p_actor=options.actor,
+    )
+
+
+async def record_refund(options: Options, _: Settings, database: Database) -> Json:
+    """Record how much of a payment was given back in all."""
+    return await database.rpc(
+        "payment_refund_record",
+        p_payment_id=options.id,
+        p_amount_refunded_minor=options.total,
+        p_reason=options.reason,
+        p_actor=options.actor,
+    )
+
+
+async def assign_plan(options: Options, _: Settings, database: Database) -> Json:
+    """Give an owner a plan until a date."""
+    return await database.rpc(
+        "plan_assign",
+        **owner(options),
+        p_plan=options.plan,
+        p_until=options.until,
+        p_reason=options.reason,
+        p_actor=options.actor,
+    )
+
+
 def owner(options: Options) -> dict[str, uuid.UUID | None]:
     """Whose account the options name, as arguments of the database functions."""
     return {"p_user_id": options.user, "p_organization_id": options.organization}
@@ -225,6 +271,13 @@ def count(word: str) -> int:
     """A positive whole number. Raises ArgumentTypeError."""
     if not word.isdecimal() or int(word) == 0:
         raise argparse.ArgumentTypeError(f"{word!r} is not a positive whole number")
+    return int(word)
+
+
+def minor_units(word: str) -> int:
+    """Money that may be none, in minor units (cents). Raises ArgumentTypeError."""
+    if not word.isdecimal():
+        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number of minor units")
     return int(word)
 
 
@@ -324,7 +377,48 @@ def build_parser() -> argparse.ArgumentParser:
     statement.add_argument(
         "--before", type=count, metavar="VERSION", help="older than this transaction"
     )
+    _add_operator_commands(group, add)
     return parser
+
+
+def _add_operator_commands(
+    group: Callable[[str, str], Commands], add: Callable[..., argparse.ArgumentParser]
+) -> None:
+    """What leaves an audit row: payments that did not come through Stripe, and plans given."""
+    payments = group("payments", "Record payments that did not come through Stripe.")
+    record = add(payments, "record", "Record a payment, once.", record_payment)
+    refund = add(payments, "refund", "Record what of a payment was given back.", record_refund)
+    plans = group("plans", "Give plans without Stripe.")
+    assign = add(plans, "assign", "Give a plan until a date.", assign_plan)
+    for command in (record, assign):
+        account = command.add_mutually_exclusive_group(required=True)
+        account.add_argument("--user", type=identifier, metavar="ID", help="for a user")
+        account.add_argument(
+            "--organization", type=identifier, metavar="ID", help="for an organization"
+        )
+    for command in (record, refund, assign):
+        command.add_argument("--reason", type=reason, required=True, help="kept for the audit")
+        command.add_argument("--actor", type=reason, required=True, help="who decides: your name")
+    record.add_argument("amount", type=count, metavar="AMOUNT", help="in minor units (cents)")
+    record.add_argument("--provider", choices=PAYMENT_PROVIDERS, required=True, help="who took it")
+    record.add_argument(
+        "--transaction", type=reason, required=True, metavar="ID", help="its id at the provider"
+    )
+    record.add_argument("--currency", default="eur", help="ISO 4217, lower case (%(default)s)")
+    record.add_argument("--credits", type=amount, help="credits that it buys; none if absent")
+    record.add_argument("--description", help="what the owner is told")
+    record.add_argument("--paid-at", type=moment, metavar="TIME", help="ISO 8601; now if absent")
+    refund.add_argument("id", type=identifier, metavar="ID", help="of the payment")
+    refund.add_argument(
+        "total",
+        type=minor_units,
+        metavar="TOTAL",
+        help="given back in all until now, in minor units (cents)",
+    )
+    assign.add_argument("plan", metavar="PLAN", help="its slug; free takes the one given back")
+    assign.add_argument(
+        "--until", type=moment, required=True, metavar="TIME", help="ISO 8601, to come"
+    )
 
 
 # Running ----------------------------------------------------------------------------------------

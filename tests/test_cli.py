@@ -25,6 +25,8 @@ from tests.support.service import Service
 
 USER = "01234567-89ab-7def-8123-456789abcdef"
 GRANT = ["credits", "grant", "--user", USER, "--reason", "sorry", "--actor", "ada"]
+PAYMENT = ["payments", "record", "--user", USER, "--provider", "wise", "--transaction", "T1"]
+PAYMENT += ["--reason", "by bank", "--actor", "ada"]
 
 Quernel = Callable[..., tuple[int, str, str]]
 
@@ -80,6 +82,13 @@ def quernel(
         (["credits", "grant", "5", "--user", USER, "--actor", "ada"], "--reason"),
         (["credits", "grant", "5", "--user", USER, "--reason", "sorry"], "--actor"),
         (["credits", "balance"], "required"),
+        ([*PAYMENT, "0"], "positive whole number"),
+        ([*PAYMENT, "-5"], "positive whole number"),
+        ([*PAYMENT, "5", "--provider", "stripe"], "stripe"),
+        ([*PAYMENT, "5", "--credits", "0"], "positive number of credits"),
+        ([*PAYMENT[:-2], "5"], "--actor"),
+        (["payments", "refund", USER, "all", "--reason", "r", "--actor", "ada"], "minor units"),
+        (["plans", "assign", "pro", "--user", USER, "--reason", "r", "--actor", "a"], "--until"),
     ],
 )
 def test_wrong_usage_ends_with_status_2_and_says_what_is_wrong(
@@ -153,6 +162,11 @@ def test_a_job_that_fails_ends_with_status_1(
         ["credits", "grant"],
         ["credits", "balance"],
         ["credits", "statement"],
+        ["payments"],
+        ["payments", "record"],
+        ["payments", "refund"],
+        ["plans"],
+        ["plans", "assign"],
     ],
 )
 def test_every_command_has_help(command: list[str], quernel: Quernel) -> None:
@@ -257,3 +271,29 @@ def test_a_grant_without_a_key_names_the_one_it_made(quernel: Quernel, new_user:
     assert (status, err) == (0, "")
     assert "idempotency_key" in out
     assert "operator:" in out
+
+
+def test_a_payment_is_recorded_and_refunded(quernel: Quernel, new_user: NewUser) -> None:
+    account = ["--user", new_user().id]
+    by = ["--reason", "invoice 7", "--actor", "ada", "--json"]
+    transaction = uuid.uuid4().hex
+    record = ["payments", "record", *account, "500", "--provider", "wise", *by]
+    record += ["--transaction", transaction, "--credits", "1000"]
+    status, out, err = quernel(*record)
+    assert (status, err) == (0, "")
+    payment = json.loads(out)
+    assert (payment["status"], payment["credits"]) == ("succeeded", 1000)
+    status, out, err = quernel("payments", "refund", payment["payment_id"], "250", *by)
+    assert (status, err) == (0, "")
+    refunded = json.loads(out)
+    assert refunded["status"] == "partially_refunded"
+    assert refunded["account"]["balance"] == payment["account"]["balance"] - 500
+
+
+def test_a_plan_is_given(quernel: Quernel, new_user: NewUser) -> None:
+    status, out, err = quernel(
+        "plans", "assign", "pro", "--user", new_user().id, "--until", "2099-01-01T00:00:00Z",
+        "--reason", "a prize", "--actor", "ada", "--json",
+    )  # fmt: skip
+    assert (status, err) == (0, "")
+    assert json.loads(out)["plan"] == "pro"

@@ -124,6 +124,7 @@ create table public.payments (
   provider_transaction_id text not null,
   invoice_id uuid,
   purchase_id uuid,
+  lot_id uuid references public.credit_lots (id),
   stripe_invoice_id text,
   stripe_charge_id text,
   stripe_payment_method_id text,
@@ -147,6 +148,7 @@ create table public.payments (
     or (amount_refunded_minor = 0 and amount_disputed_minor = 0)
   ),
   constraint provider_is_known check (provider in ('stripe', 'paypal', 'wise', 'manual')),
+  constraint only_a_recorded_payment_has_its_own_lot check (lot_id is null or provider <> 'stripe'),
   constraint transaction_is_not_empty check (length(provider_transaction_id) between 1 and 255),
   constraint metadata_is_an_object check (jsonb_typeof(metadata) = 'object')
 );
@@ -168,6 +170,7 @@ comment on column public.payments.provider is 'stripe, or paypal, wise or manual
 comment on column public.payments.provider_transaction_id is 'Its id at the provider; for Stripe the payment intent.';
 comment on column public.payments.invoice_id is 'The invoice it pays, once both are known; no foreign key, as they come in any order.';
 comment on column public.payments.purchase_id is 'The purchase of a credit pack it pays.';
+comment on column public.payments.lot_id is 'The credits bought with a payment that an operator recorded; those of a purchase or an invoice stand there.';
 comment on column public.payments.stripe_invoice_id is 'The invoice at Stripe.';
 comment on column public.payments.stripe_charge_id is 'The charge at Stripe that went through.';
 comment on column public.payments.stripe_payment_method_id is 'What it was paid with, at Stripe.';
@@ -183,6 +186,7 @@ create index payments_by_organization on public.payments (organization_id, creat
 create index payments_by_account on public.payments (account_id);
 create index payments_by_invoice on public.payments (invoice_id) where invoice_id is not null;
 create index payments_by_purchase on public.payments (purchase_id) where purchase_id is not null;
+create unique index payments_have_their_own_lot on public.payments (lot_id) where lot_id is not null;
 create index payments_by_status on public.payments (status);
 
 create table public.payment_methods (

@@ -363,6 +363,16 @@ def _(scene: Scene) -> str:
     return "evt_check"
 
 
+@found_by("405_recorded_payments_match_their_lots")
+def _(scene: Scene) -> str:
+    query = (
+        "insert into public.payments (account_id, status, amount_minor, currency, provider,"
+        " provider_transaction_id, lot_id)"
+        " values (%s, 'succeeded', 500, 'eur', 'manual', 'check', %s) returning id::text"
+    )
+    return str(one(scene.db, query, scene.payer.account_id, scene.lot_id))
+
+
 @found_by("403_paid_invoices_granted_their_credits")
 def _(scene: Scene) -> str:
     query = (

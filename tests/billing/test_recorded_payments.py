@@ -1,0 +1,281 @@
+"""Payments that an operator records: refusals first, once each, credits exact, every act audited."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.rows import dict_row
+
+from tests.conftest import NewUser, User
+from tests.support.service import Service, ServiceError
+
+PAID = 3000  # minor units
+CREDITS = Decimal(1500)
+
+
+@dataclass
+class Books:
+    """Records payments of one user, and looks at what came of it."""
+
+    service: Service
+    connection: psycopg.Connection
+    user: User
+
+    def record(self, **arguments: object) -> dict[str, Any]:
+        """Record a payment with credits, with arguments replaced."""
+        return dict(
+            self.service.rpc(
+                "payment_record",
+                **{
+                    "p_user_id": self.user.id,
+                    "p_provider": "paypal",
+                    "p_transaction_id": uuid.uuid4().hex,
+                    "p_amount_minor": PAID,
+                    "p_currency": "eur",
+                    "p_credits": str(CREDITS),
+                    "p_description": "Credits by PayPal",
+                    "p_reason": "order 7",
+                    "p_actor": "ada",
+                }
+                | arguments,
+            )
+        )
+
+    def refund(self, payment: dict[str, Any], total: int, actor: str | None = "ada") -> Any:
+        """Record that so much was given back in all."""
+        return self.service.rpc(
+            "payment_refund_record",
+            p_payment_id=payment["payment_id"],
+            p_amount_refunded_minor=total,
+            p_reason="unhappy",
+            p_actor=actor,
+        )
+
+    def rows(self, query: str, *values: object) -> list[dict[str, Any]]:
+        with self.connection.cursor(row_factory=dict_row) as cursor:
+            return cursor.execute(query, values).fetchall()
+
+    @property
+    def payments(self) -> list[dict[str, Any]]:
+        return self.rows("select * from public.payments where user_id = %s", self.user.id)
+
+    @property
+    def balance(self) -> Decimal:
+        return Decimal(self.service.rpc("credit_balance", p_user_id=self.user.id)["balance"])
+
+    def audit(self, subject: str) -> list[dict[str, Any]]:
+        return self.rows(
+            "select * from private.operator_actions where subject = %s order by id", subject
+        )
+
+
+@pytest.fixture
+def books(service: Service, db: Callable[[], psycopg.Connection], new_user: NewUser) -> Books:
+    return Books(service, db(), new_user())
+
+
+# Refusals ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "param"),
+    [
+        ({"p_amount_minor": 0}, "invalid_argument", "amount_minor"),
+        ({"p_amount_minor": -1}, "invalid_argument", "amount_minor"),
+        ({"p_amount_minor": None}, "invalid_argument", "amount_minor"),
+        ({"p_provider": "stripe"}, "invalid_argument", "provider"),
+        ({"p_provider": "cash"}, "invalid_argument", "provider"),
+        ({"p_provider": None}, "invalid_argument", "provider"),
+        ({"p_transaction_id": " "}, "invalid_argument", "transaction_id"),
+        ({"p_transaction_id": "x" * 256}, "invalid_argument", "transaction_id"),
+        ({"p_currency": "xxx"}, "invalid_argument", "currency"),
+        ({"p_currency": "EUR"}, "invalid_argument", "currency"),
+        ({"p_currency": None}, "invalid_argument", "currency"),
+        ({"p_credits": "-1"}, "invalid_amount", None),
+        ({"p_credits": "0"}, "invalid_amount", None),
+        ({"p_credits": "NaN"}, "invalid_amount", None),
+        ({"p_paid_at": "2999-01-01T00:00:00Z"}, "invalid_argument", "paid_at"),
+        ({"p_actor": None}, "invalid_argument", "p_actor"),
+        ({"p_actor": " "}, "invalid_argument", "p_actor"),
+    ],
+)
+def test_what_is_no_payment_is_refused(
+    books: Books, arguments: dict[str, object], code: str, param: str | None
+) -> None:
+    before = books.balance
+    with pytest.raises(ServiceError) as refusal:
+        books.record(**arguments)
+    assert (refusal.value.status, refusal.value.code) == (400, code)
+    assert param is None or refusal.value.facts["param"] == param
+    assert (books.payments, books.balance) == ([], before)
+
+
+def test_a_payment_of_nobody_is_refused(books: Books) -> None:
+    with pytest.raises(ServiceError) as refusal:
+        books.record(p_user_id=str(uuid.uuid4()))
+    assert (refusal.value.status, refusal.value.code) == (404, "account_not_found")
+
+
+@pytest.mark.parametrize("total", [-1, PAID + 1, None])
+def test_no_more_than_was_paid_is_given_back(books: Books, total: Any) -> None:
+    payment = books.record()
+    before = books.balance
+    with pytest.raises(ServiceError) as refusal:
+        books.refund(payment, total)
+    assert (refusal.value.status, refusal.value.code) == (400, "invalid_argument")
+    assert (books.payments[0]["status"], books.balance) == ("succeeded", before)
+
+
+def test_a_refund_without_an_actor_is_refused(books: Books) -> None:
+    payment = books.record()
+    before = books.balance
+    with pytest.raises(ServiceError) as refusal:
+        books.refund(payment, PAID, actor=None)
+    assert refusal.value.facts["param"] == "p_actor"
+    assert (books.payments[0]["amount_refunded_minor"], books.balance) == (0, before)
+
+
+def test_a_refund_of_no_payment_is_refused(books: Books) -> None:
+    with pytest.raises(ServiceError) as refusal:
+        books.refund({"payment_id": str(uuid.uuid4())}, 1)
+    assert (refusal.value.status, refusal.value.code) == (404, "payment_not_found")
+
+
+def test_a_payment_through_stripe_is_refunded_there(books: Books) -> None:
+    (row,) = books.rows(
+        "insert into public.payments"
+        " (user_id, account_id, status, amount_minor, currency, provider_transaction_id)"
+        " select user_id, id, 'succeeded', 500, 'eur', 'pi_' || id from public.credit_accounts"
+        " where user_id = %s returning id",
+        books.user.id,
+    )
+    with pytest.raises(ServiceError) as refusal:
+        books.refund({"payment_id": str(row["id"])}, 1)
+    assert (refusal.value.status, refusal.value.code) == (409, "payment_is_stripes")
+    assert books.payments[0]["amount_refunded_minor"] == 0
+
+
+# Recording --------------------------------------------------------------------------------------
+
+
+def test_a_payment_brings_its_credits_and_an_audit_row(books: Books) -> None:
+    before = books.balance
+    made = books.record(p_paid_at="2026-01-05T10:00:00Z")
+    (payment,) = books.payments
+    assert (payment["status"], payment["amount_minor"]) == ("succeeded", PAID)
+    assert payment["processed_at"].isoformat() == "2026-01-05T10:00:00+00:00"
+    (lot,) = books.rows("select * from public.credit_lots where id = %s", payment["lot_id"])
+    assert (lot["source"], lot["amount"], lot["paid_minor"]) == ("purchase", CREDITS, PAID)
+    assert lot["currency"] == "eur"
+    assert books.balance == before + CREDITS
+    (row,) = books.audit(made["payment_id"])
+    assert (row["actor"], row["action"], row["reason"]) == ("ada", "payment_record", "order 7")
+    assert Decimal(str(row["before"]["account"]["balance"])) == before
+    assert Decimal(str(row["after"]["account"]["balance"])) == before + CREDITS
+
+
+def test_a_payment_may_bring_no_credits(books: Books) -> None:
+    before = books.balance
+    payment = books.record(p_credits=None)
+    books.refund(payment, PAID)
+    assert (books.payments[0]["lot_id"], books.payments[0]["status"]) == (None, "refunded")
+    assert books.balance == before
+
+
+def test_the_same_payment_is_recorded_once(books: Books) -> None:
+    first = books.record(p_transaction_id="T-" + books.user.id)
+    again = books.record(p_transaction_id="T-" + books.user.id)
+    assert (first.pop("replayed"), again.pop("replayed")) == (False, True)
+    assert again == first
+    assert len(books.audit(first["payment_id"])) == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"p_amount_minor": PAID + 1},
+        {"p_credits": "1"},
+        {"p_credits": None},
+        {"p_description": "something else"},
+        {"p_paid_at": "2026-01-01T00:00:00Z"},
+    ],
+)
+def test_the_same_payment_otherwise_is_a_conflict(books: Books, other: dict[str, object]) -> None:
+    transaction = "T-" + books.user.id
+    books.record(p_transaction_id=transaction)
+    before = books.balance
+    with pytest.raises(ServiceError) as refusal:
+        books.record(p_transaction_id=transaction, **other)
+    assert (refusal.value.status, refusal.value.code) == (409, "idempotency_conflict")
+    assert books.balance == before
+
+
+def test_somebody_elses_payment_is_a_conflict(books: Books, new_user: NewUser) -> None:
+    transaction = "T-" + books.user.id
+    books.record(p_transaction_id=transaction)
+    with pytest.raises(ServiceError) as refusal:
+        books.record(p_transaction_id=transaction, p_user_id=new_user().id)
+    assert refusal.value.code == "idempotency_conflict"
+
+
+def test_a_payment_recorded_ten_times_at_once_counts_once(books: Books) -> None:
+    before = books.balance
+    transaction = "T-" + books.user.id
+    with ThreadPoolExecutor(10) as threads:
+        made = list(threads.map(lambda _: books.record(p_transaction_id=transaction), range(10)))
+    assert sorted(m["replayed"] for m in made) == [False] + [True] * 9
+    assert books.balance == before + CREDITS
+
+
+# Refunds ----------------------------------------------------------------------------------------
+
+
+def test_refunds_take_their_share_and_come_back(books: Books) -> None:
+    payment = books.record()
+    full = books.balance
+    seen = []
+    for total in (900, 1800, 3000, 900, 0):
+        books.refund(payment, total)
+        (row,) = books.payments
+        seen.append((row["amount_refunded_minor"], row["status"], full - books.balance))
+    assert seen == [
+        (900, "partially_refunded", CREDITS * 3 / 10),
+        (1800, "partially_refunded", CREDITS * 6 / 10),
+        (3000, "refunded", CREDITS),
+        (900, "partially_refunded", CREDITS * 3 / 10),
+        (0, "succeeded", 0),
+    ]
+
+
+def test_the_same_refund_twice_is_one(books: Books) -> None:
+    payment = books.record()
+    assert [books.refund(payment, 900)["replayed"] for _ in range(2)] == [False, True]
+    rows = books.audit(payment["payment_id"])
+    assert [row["action"] for row in rows] == ["payment_record", "payment_refund_record"]
+    states = [(r["before"].get("status"), r["after"]["status"]) for r in rows]
+    assert states == [(None, "succeeded"), ("succeeded", "partially_refunded")]
+
+
+@pytest.mark.parametrize("source", ["promotional", "compensation", "adjustment"])
+def test_a_grant_leaves_an_audit_row_with_before_and_after(books: Books, source: str) -> None:
+    before = books.balance
+    granted = books.service.rpc(
+        "credit_grant",
+        p_user_id=books.user.id,
+        p_amount="7",
+        p_source=source,
+        p_idempotency_key=uuid.uuid4().hex,
+        p_reason="sorry",
+        p_actor="ada",
+    )
+    (row,) = books.audit(granted["account_id"])
+    assert (row["actor"], row["action"], row["reason"]) == ("ada", "credit_grant", "sorry")
+    assert Decimal(str(row["before"]["balance"])) == before
+    assert Decimal(str(row["after"]["balance"])) == before + 7
