@@ -1,4 +1,4 @@
-"""Payments that an operator records: refusals first, once each, credits exact, every act audited."""
+"""Payments that an operator records: refusals first, once each, credits exact, all audited."""
 
 from __future__ import annotations
 
