@@ -15,6 +15,9 @@ from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from typing import NoReturn, TypeAlias
 
+from functions.billing.reconcile import Reconciler
+from functions.billing.stripe_client import StripeGateway, stripe_client
+from functions.billing.stripe_lists import StripeLists
 from functions.core import json
 from functions.core.database import Database
 from functions.core.errors import QuernelError
@@ -212,6 +215,25 @@ async def assign_plan(options: Options, _: Settings, database: Database) -> Json
     )
 
 
+# Stripe -----------------------------------------------------------------------------------------
+
+
+async def reconcile(options: Options, settings: Settings, database: Database) -> Json:
+    """Compare with Stripe now, and repair. Raises CommandFailedError without payments."""
+    async with stripe_client(settings) as client:
+        if client is None:
+            raise CommandFailedError("payments are not configured")
+        reconciler = Reconciler(settings, database, StripeGateway(client), StripeLists(client))
+        return await reconciler.run(options.days)
+
+
+def format_reconciliation(report: dict[str, Json]) -> str:
+    """The counts, and one line per finding."""
+    counts = {name: value for name, value in report.items() if name != "findings"}
+    findings = table(report["findings"], "type", "id", "finding", "outcome", "error")
+    return f"{fields(counts)}\n\n{findings}"
+
+
 def owner(options: Options) -> dict[str, uuid.UUID | None]:
     """Whose account the options name, as arguments of the database functions."""
     return {"p_user_id": options.user, "p_organization_id": options.organization}
@@ -388,6 +410,17 @@ def _add_operator_commands(
     payments = group("payments", "Record payments that did not come through Stripe.")
     record = add(payments, "record", "Record a payment, once.", record_payment)
     refund = add(payments, "refund", "Record what of a payment was given back.", record_refund)
+    stripe = group("stripe", "Keep in step with Stripe.")
+    reconciling = add(
+        stripe,
+        "reconcile",
+        "Compare with Stripe and repair, going on with a run that was cut off.",
+        reconcile,
+        format_reconciliation,
+    )
+    reconciling.add_argument(
+        "--days", type=count, help="what was made in the last so many (reconcile_days)"
+    )
     plans = group("plans", "Give plans without Stripe.")
     assign = add(plans, "assign", "Give a plan until a date.", assign_plan)
     for command in (record, assign):

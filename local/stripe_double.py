@@ -83,6 +83,22 @@ READABLE = {
     "refunds",
     "subscriptions",
 }
+RETRY_AFTER_SECONDS = 7
+"""What a 429 asks to wait."""
+
+LISTED = {
+    "charges": "charge",
+    "checkout/sessions": "checkout.session",
+    "disputes": "dispute",
+    "events": "event",
+    "invoice_payments": "invoice_payment",
+    "invoices": "invoice",
+    "payment_intents": "payment_intent",
+    "subscriptions": "subscription",
+}
+"""Resource → type of its objects."""
+
+LIST_PARAMETERS = {"created", "limit", "starting_after", "status"}
 _KEY = re.compile(r"Bearer (?:sk|rk)_test_\w+")
 _PART = re.compile(r"[^\[\]]+")
 
@@ -203,6 +219,8 @@ class StripeDouble:
             return self._list("payment_intent", params)
         if method != "GET" and resource.startswith("subscriptions/"):
             return self._subscription(method, resource.removeprefix("subscriptions/"), params)
+        if method == "GET" and resource in LISTED:
+            return _unknown(params, LIST_PARAMETERS) or self._list(resource, params)
         if method == "GET" and folder in READABLE:
             return self._found(object_id)
         if method == "POST" and folder.startswith("checkout/sessions/") and object_id == "expire":
@@ -257,6 +275,26 @@ class StripeDouble:
             return _answered(partial(self.world.unpause, resource.removesuffix("/resume")))
         return _unknown(params, SUBSCRIPTION_PARAMETERS) or _answered(
             partial(self.world.update_subscription, resource, params)
+        )
+
+    def _list(self, resource: str, params: dict[str, Any]) -> Response:
+        kind = LISTED[resource]
+        found = self.world.listed(kind, int(params.get("created", {}).get("gte", 0)))
+        if kind == "subscription" and params.get("status") != "all":
+            found = [one for one in found if one["status"] != "canceled"]
+        if "starting_after" in params:
+            ids = [one["id"] for one in found]
+            if params["starting_after"] not in ids:
+                return _missing("starting_after")
+            found = found[ids.index(params["starting_after"]) + 1 :]
+        limit = int(params.get("limit", 10))
+        return JSONResponse(
+            {
+                "object": "list",
+                "url": f"/v1/{resource}",
+                "data": [published(one) for one in found[:limit]],
+                "has_more": len(found) > limit,
+            }
         )
 
     def _found(self, object_id: str, *, expire: bool = False) -> Response:
@@ -331,7 +369,10 @@ def _lists(value: Any) -> Any:  # noqa: ANN401 - JSON
 
 def _error(status: int, kind: str, message: str, code: str | None = None) -> Response:
     error = {"type": kind, "message": message} | ({"code": code} if code else {})
-    return JSONResponse({"error": error}, status, {"Request-Id": "req_double"})
+    headers = {"Request-Id": "req_double"}
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    return JSONResponse({"error": error}, status, headers)
 
 
 def _answered(act: Callable[[], StripeObject], expanded: Set[str] = frozenset()) -> Response:

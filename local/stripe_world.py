@@ -66,6 +66,9 @@ class World:
     prices: dict[str, tuple[int, str]] = field(default_factory=dict)
     """Price id → amount in minor units, and currency."""
 
+    events: list[StripeObject] = field(default_factory=list)
+    """What was told, in the order of telling."""
+
     def __post_init__(self) -> None:
         self._lock = threading.RLock()
         self._shapes = {
@@ -250,7 +253,7 @@ class World:
     def event(self, kind: str, about: StripeObject, **fields: object) -> StripeObject:
         """An event of type `kind` about an object as it is given."""
         about = published(about)
-        return (
+        made: StripeObject = (
             self._shapes["event"]
             | {
                 "id": new_id("event"),
@@ -262,6 +265,16 @@ class World:
             }
             | fields
         )
+        with self._lock:
+            self.events.append(made)
+        return made
+
+    def listed(self, kind: str, since: int) -> list[StripeObject]:
+        """Events or objects of one type made from then on (Unix seconds), newest first."""
+        with self._lock:
+            held = copy.deepcopy(self.events) if kind == "event" else self.of_type(kind)
+        found = [one for one in reversed(held) if one["created"] >= since]
+        return sorted(found, key=lambda one: -int(one["created"]))
 
 
 EXPANDABLE = frozenset({"refunds"})

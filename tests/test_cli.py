@@ -86,6 +86,7 @@ def quernel(
         ([*PAYMENT, "-5"], "positive whole number"),
         ([*PAYMENT, "5", "--provider", "stripe"], "stripe"),
         ([*PAYMENT, "5", "--credits", "0"], "positive number of credits"),
+        (["stripe", "reconcile", "--days", "0"], "positive whole number"),
         ([*PAYMENT[:-2], "5"], "--actor"),
         (["payments", "refund", USER, "all", "--reason", "r", "--actor", "ada"], "minor units"),
         (["plans", "assign", "pro", "--user", USER, "--reason", "r", "--actor", "a"], "--until"),
@@ -167,6 +168,8 @@ def test_a_job_that_fails_ends_with_status_1(
         ["payments", "refund"],
         ["plans"],
         ["plans", "assign"],
+        ["stripe"],
+        ["stripe", "reconcile"],
     ],
 )
 def test_every_command_has_help(command: list[str], quernel: Quernel) -> None:

@@ -22,15 +22,26 @@ async def mirrored(
 
     Raises QuernelError of the call or of the database.
     """
+    state, _ = await reapplied(database, object_type, object_id, call)
+    return state
+
+
+async def reapplied(
+    database: Database,
+    object_type: str,
+    object_id: str,
+    call: Callable[[], Awaitable[Reading]],
+) -> tuple[dict[str, Json], str]:
+    """As `mirrored`; also says what came of it: applied, ignored, or stale (an event counts)."""
     known = await database.rpc(
         "stripe_read_start", p_object_type=object_type, p_object_id=object_id
     )
     reading = await call()
-    await database.rpc(
+    done = await database.rpc(
         "stripe_read_finish",
         p_object=reading.state,
         p_revision=known["revision"],
         p_asked_at=known["asked_at"],
         p_fetched_at=reading.at,
     )
-    return reading.state
+    return reading.state, str(done["result"])

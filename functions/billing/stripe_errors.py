@@ -19,6 +19,7 @@ from functions.core.logging import log_event
 logger = logging.getLogger(__name__)
 
 RETRY_AFTER_SECONDS = 5
+MAX_RETRY_AFTER_SECONDS = 3600
 
 
 @contextmanager
@@ -37,6 +38,12 @@ def translated(call: str) -> Iterator[None]:
         }
         log_event(logger, logging.WARNING, "stripe failure", **fields)
         raise _public_error(error) from None
+
+
+def _retry_after(error: stripe.StripeError) -> int:
+    """Seconds that Stripe asks to wait, within reason."""
+    asked = str((error.headers or {}).get("retry-after", ""))
+    return min(int(asked), MAX_RETRY_AFTER_SECONDS) if asked.isdecimal() else RETRY_AFTER_SECONDS
 
 
 def provider_error() -> QuernelError:
@@ -63,6 +70,6 @@ def _public_error(error: stripe.StripeError) -> QuernelError:
         return UnavailableError(
             "payment_provider_unavailable",
             "The payment provider does not answer. Try again.",
-            RETRY_AFTER_SECONDS,
+            _retry_after(error),
         )
     return provider_error()

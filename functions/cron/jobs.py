@@ -103,6 +103,11 @@ CRON_JOBS: Mapping[str, CronJob] = {
         DAY,
         (Step("usage_partitions_ensure"),),
     ),
+    "stripe_reconcile": CronJob(
+        "Have a worker compare what Stripe has with what is known of it here",
+        DAY,
+        (Step("stripe_reconcile_enqueue"),),
+    ),
     "task_purge": CronJob(
         "Delete done and cancelled tasks past their retention",
         DAY,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from functions.billing.tasks import apply_stripe_event, buy_automatic_top_up
 from functions.notifications.tasks import send_email, send_event
+from functions.billing.tasks import apply_stripe_event, reconcile_stripe
 from functions.tasks.context import TaskKind
 
 TASK_KINDS: Mapping[str, TaskKind] = {
@@ -13,4 +14,5 @@ TASK_KINDS: Mapping[str, TaskKind] = {
     "auto_top_up": TaskKind(buy_automatic_top_up, timeout_seconds=120),
     "stripe_event": TaskKind(apply_stripe_event, timeout_seconds=60),
     "webhook": TaskKind(send_event, timeout_seconds=60),
+    "stripe_reconcile": TaskKind(reconcile_stripe, timeout_seconds=1200),
 }

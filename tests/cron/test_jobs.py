@@ -53,6 +53,7 @@ async def test_intervals_are_those_the_product_promises() -> None:
         "alerts_scan": 3600,
         "alerts_purge": 86_400,
         "usage_partitions": 86_400,
+        "stripe_reconcile": 86_400,
         "task_purge": 86_400,
     }
 

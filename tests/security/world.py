@@ -55,6 +55,7 @@ ROWS: dict[str, dict[str, LiteralString]] = {
     "private.stripe_events": {"shared": "id = %(event)s"},
     "private.stripe_object_handlers": {"shared": "object_type = 'charge'"},
     "private.stripe_objects": {"shared": "id = %(charge)s"},
+    "private.stripe_reconciliations": {"shared": "status = 'running'"},
     "private.subscription_checkouts": {
         "owner": "user_id = %(owner)s",
         "organization": "organization_id = %(organization)s",
@@ -203,6 +204,7 @@ def build(connection: psycopg.Connection) -> World:
         "data": {"object": {}},
     }
     _call(connection, "backend.stripe_event_receive", Jsonb(event), False)
+    _call(connection, "backend.stripe_reconcile_start", "event")
     _call(connection, "private.stripe_lock_object", "charge", ids["charge"])
     connection.execute(
         "insert into public.user_preferences (user_id, preference_type, preference_value)"
