@@ -51,7 +51,7 @@ check: setup ## Format, lint, types, SQL style, Supabase advisors and the databa
 	$(RUN) -m local.checks
 
 .PHONY: bench
-bench: setup ## Measure holds and settlements per second, and chat requests per second
+bench: setup ## Measure holds, webhook events and chat requests per second, as ratios
 	@$(RUN) -m tests.bench
 
 .PHONY: lock

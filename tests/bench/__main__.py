@@ -31,6 +31,8 @@ CLIENTS = 16
 SECONDS = int(os.environ.get("QUERNEL_BENCH_SECONDS", "8"))
 REQUESTS = int(os.environ.get("QUERNEL_BENCH_REQUESTS", "1500"))
 ROUNDS = 2  # A B A B
+EVENTS = int(os.environ.get("QUERNEL_BENCH_EVENTS", "1000000"))
+FILL = 100_000  # events of one statement
 
 
 def main() -> int:
@@ -41,6 +43,7 @@ def main() -> int:
         with Stack(state=state, services=False, durable=True, rebuild=True) as stack:
             print(f"Ledger: pgbench, {CLIENTS} clients, {SECONDS} s a run, median of {ROUNDS}\n")
             bench_ledger(stack)
+            bench_inbox(stack)
         failures = 0
         for transport in ("rest", "direct"):
             failures += bench_chat(state, transport)
@@ -68,6 +71,33 @@ def bench_ledger(stack: Stack) -> None:
             floors.append(pgbench(stack, "sql/bench/floor.sql", accounts))
         pair, floor = sorted(pairs)[ROUNDS // 2], sorted(floors)[ROUNDS // 2]
         print(f"  {accounts:>10} {pair:>15,.0f} {floor:>10,.0f} {pair / floor:>15.2f}")
+    report_checks(stack)
+
+
+def bench_inbox(stack: Stack) -> None:
+    """Webhook events applied per second, with few in the inbox and with very many."""
+    psql(stack, "-f", "sql/bench/stripe_setup.sql")
+    print(f"\nInbox: backend.stripe_event_receive, {CLIENTS} clients, {SECONDS} s a run\n")
+    print(f"  {'events before':>13} {'events/s':>10} {'floor/s':>10} {'to floor':>10} {'cost':>6}")
+    first = filled = 0.0
+    for size in (1000, EVENTS):
+        for start in range(int(filled) + 1, size + 1, FILL):
+            end = min(start + FILL - 1, size)
+            psql(stack, "-c", f"call bench.fill_inbox({start}, {end}, {ACCOUNTS})")
+        filled = size
+        psql(stack, "-c", "vacuum analyze")
+        pgbench(stack, "sql/bench/stripe_event.sql", ACCOUNTS, seconds=2)
+        shares = []
+        for _ in range(ROUNDS):
+            events = pgbench(stack, "sql/bench/stripe_event.sql", ACCOUNTS)
+            floor = pgbench(stack, "sql/bench/floor.sql", ACCOUNTS)
+            shares.append((events / floor, events, floor))
+        share, events, floor = sorted(shares)[ROUNDS // 2]
+        first = first or share
+        # Beside the floor of its own round, so that a busier minute does not count.
+        print(
+            f"  {size:>13,} {events:>10,.0f} {floor:>10,.0f} {share:>10.2f} {first / share:>6.2f}"
+        )
     report_checks(stack)
 
 
