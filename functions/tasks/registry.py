@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from functions.billing.tasks import apply_stripe_event, buy_automatic_top_up
+from functions.billing.tasks import apply_stripe_event, buy_automatic_top_up, reconcile_stripe
 from functions.notifications.tasks import send_email, send_event
-from functions.billing.tasks import apply_stripe_event, reconcile_stripe
 from functions.tasks.context import TaskKind
 
 TASK_KINDS: Mapping[str, TaskKind] = {
