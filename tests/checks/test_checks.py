@@ -419,3 +419,11 @@ def _(scene: Scene) -> str:
     )
     scene.db.execute("set local session_replication_role = origin")
     return scene.payer.account_id
+
+
+@found_by("406_automatic_top_ups_keep_their_threshold")
+def _(scene: Scene) -> str:
+    scene.execute(
+        "update public.credit_accounts set top_up_below = 5 where id = %s", scene.payer.account_id
+    )
+    return scene.payer.account_id
