@@ -487,6 +487,14 @@ begin
     update public.credit_purchases as c
     set status = 'paid', lot_id = (v_grant ->> 'lot_id')::uuid, paid_at = now()
     where c.id = v_purchase.id;
+    perform private.notify(
+      v_purchase.user_id, v_purchase.organization_id, 'receipt',
+      jsonb_build_object(
+        'amount_minor', v_purchase.price_minor, 'currency', v_purchase.currency, 'credits', v_purchase.credits,
+        'description', (select k.name from public.credit_packs as k where k.id = v_purchase.pack_id)
+      ),
+      v_purchase.id::text
+    );
     update public.auto_top_ups as t
     set failures = 0, paused_until = null, last_failure_code = null
     where t.account_id = v_purchase.account_id and (t.failures > 0 or t.last_failure_code is not null);

@@ -207,6 +207,18 @@ async def test_falling_under_the_threshold_buys_a_pack_once(top_ups: TopUps, use
     assert (payment["status"], payment["purchase_id"]) == ("succeeded", purchase["id"])
 
 
+async def test_the_owner_gets_a_receipt(top_ups: TopUps, user: User) -> None:
+    account = top_ups.low(user)
+    await top_ups.buy(account)
+    (purchase,) = top_ups.purchases(account)
+    (receipt,) = top_ups.shop.rows(
+        "select key, facts from private.notifications where user_id = %s and template = 'receipt'",
+        user.id,
+    )
+    assert receipt["key"] == str(purchase["id"])
+    assert receipt["facts"]["amount_minor"] == PRICE
+
+
 async def test_a_hold_counts_as_spent(top_ups: TopUps, user: User) -> None:
     account = top_ups.ready(user)
     top_ups.shop.service.rpc(
