@@ -47,6 +47,7 @@ async def test_intervals_are_those_the_product_promises() -> None:
         "reap_holds": 15,
         "expire_lots": 60,
         "lapse_plans": 300,
+        "top_ups": 180,
         "sweep_tasks": 30,
         "notifications": 3600,
         "purge_idempotency": 3600,
