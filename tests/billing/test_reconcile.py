@@ -26,19 +26,26 @@ from tests.billing.shop import CREDITS as PACK_CREDITS
 from tests.billing.shop import PRICE, Shop
 from tests.billing.subscribers import CREDITS, Subscribers, days_ago
 from tests.conftest import User
+from tests.support.reconciliation import alone
 
 pytestmark = pytest.mark.anyio
 
 STATE = (
-    "select jsonb_build_array("
-    " (select jsonb_agg(to_jsonb(o) order by o.id) from private.stripe_objects as o),"
-    " (select jsonb_agg(to_jsonb(e) order by e.id) from private.stripe_events as e),"
-    " (select jsonb_agg(to_jsonb(a) order by a.id) from public.credit_accounts as a"
-    "  where a.user_id = %s),"
-    " (select jsonb_agg(to_jsonb(s) order by s.id) from public.subscriptions as s),"
-    " (select jsonb_agg(to_jsonb(i) order by i.id) from public.invoices as i),"
-    " (select jsonb_agg(to_jsonb(p) order by p.id) from public.payments as p),"
-    " (select jsonb_agg(to_jsonb(c) order by c.id) from public.credit_purchases as c)"
+    "with me as (select customer_id, account_id from private.stripe_customers where user_id = %s)"
+    " select jsonb_build_array("
+    " (select jsonb_agg(to_jsonb(o) order by o.id) from private.stripe_objects as o, me"
+    "  where o.state ->> 'customer' = me.customer_id),"
+    " (select jsonb_agg(to_jsonb(e) order by e.id) from private.stripe_events as e, me"
+    "  where e.payload #>> '{data,object,customer}' = me.customer_id),"
+    " (select to_jsonb(a) from public.credit_accounts as a, me where a.id = me.account_id),"
+    " (select jsonb_agg(to_jsonb(s) order by s.id) from public.subscriptions as s, me"
+    "  where s.account_id = me.account_id),"
+    " (select jsonb_agg(to_jsonb(i) order by i.id) from public.invoices as i, me"
+    "  where i.account_id = me.account_id),"
+    " (select jsonb_agg(to_jsonb(p) order by p.id) from public.payments as p, me"
+    "  where p.account_id = me.account_id),"
+    " (select jsonb_agg(to_jsonb(c) order by c.id) from public.credit_purchases as c, me"
+    "  where c.account_id = me.account_id)"
     ")::text as state"
 )
 
@@ -100,7 +107,6 @@ def books(shop: Shop, stack: Stack) -> Iterator[Books]:
     """The account at Stripe is empty, and no run is under way."""
     before = shop.stripe.world
     shop.stripe.world = BillingWorld()
-    shop.rows("delete from private.stripe_reconciliations where status = 'running'")
     settings = Settings(
         environment="test",
         supabase_url=stack.supabase_url,
@@ -108,7 +114,9 @@ def books(shop: Shop, stack: Stack) -> Iterator[Books]:
         stripe_secret_key="sk_test_reconcile",  # type: ignore[arg-type]
         stripe_api_base=shop.stripe.url,
     )
-    yield Books(shop, settings)
+    with alone(shop.connect()):
+        shop.rows("delete from private.stripe_reconciliations where status = 'running'")
+        yield Books(shop, settings)
     shop.stripe.world = before
 
 
