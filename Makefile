@@ -55,8 +55,8 @@ bench: setup ## Measure holds, webhook events and chat requests per second, as r
 	@$(RUN) -m tests.bench
 
 .PHONY: lock
-lock: setup ## Choose versions anew: constraints.txt and package-lock.json
-	$(RUN) -m local.lock
+lock: setup ## Choose versions anew, npm's too (ARGS=--keep only adds what pyproject.toml newly asks for)
+	$(RUN) -m local.lock $(ARGS)
 
 .PHONY: clean
 clean: ## Delete the local database, logs, generated secrets and everything installed
@@ -70,7 +70,7 @@ $(PYTHON_STAMP): constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "Quernel needs Python 3.11 or newer, and there is no $(PYTHON). Install it, or name another: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Quernel needs Python 3.11 or newer; $(PYTHON) is %d.%d. Name another: make PYTHON=/path/to/python3" % sys.version_info[:2])'
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
-	@echo "Installing the Python packages of constraints.txt into $(VENV) ..."
+	@echo "Installing the Python packages of constraints.txt into $(VENV) (about two minutes) ..."
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(RUN) -m pip install --quiet --require-hashes -r constraints.txt
 	@$(RUN) -m pip install --quiet --no-deps --no-build-isolation --editable .

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from functions.billing import api as billing
 from functions.chat import api as chat
-from functions.core import health
+from functions.core import api_reference, health
 from functions.core.errors import QuernelError, from_status, render
 from functions.core.lifespan import lifespan
 from functions.core.logging import configure_logging
@@ -35,7 +35,13 @@ EXPOSED_HEADERS = (
 )
 """Answer headers that scripts of other origins may read."""
 
-ROUTERS = (chat.router, billing.router, notifications.router, health.router)
+ROUTERS = (
+    chat.router,
+    billing.router,
+    notifications.router,
+    health.router,
+    api_reference.router,
+)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -47,6 +53,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         version=VERSION,
         lifespan=lifespan(settings),
         middleware=_middleware(settings),
+        # Both pages would load their scripts from another host: see api_reference.
+        docs_url=None,
         redoc_url=None,
         # Its exporters would configure themselves from variables that Settings does not know.
         telemetry={"auto_configure": False},

@@ -1,7 +1,12 @@
-"""`make lock`: writes constraints.txt and package-lock.json with today's versions."""
+"""`make lock`: writes constraints.txt and package-lock.json with today's versions.
+
+`make lock ARGS=--keep` leaves every version that still fits as it is: for one dependency more or
+fewer in pyproject.toml.
+"""
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 import tempfile
@@ -17,9 +22,15 @@ HEADER = """\
 
 
 def main() -> int:
-    """Resolve anew. uv is needed only here, so it lives in a folder that is thrown away."""
+    """Resolve. uv is needed only here, so it lives in a folder that is thrown away."""
+    parser = argparse.ArgumentParser(prog="python -m local.lock", description=__doc__)
+    parser.add_argument("--keep", action="store_true", help="change no version that still fits")
+    keep = parser.parse_args().keep
     target = ROOT / "constraints.txt"
     with tempfile.TemporaryDirectory() as scratch:
+        output = Path(scratch, "constraints.txt")
+        if keep:
+            output.write_bytes(target.read_bytes())  # uv prefers what it finds in its output file
         subprocess.check_call(
             [sys.executable, "-m", "pip", "install", "--quiet", "--target", scratch, "uv"]
         )
@@ -30,7 +41,7 @@ def main() -> int:
                 "compile",
                 "--quiet",
                 "--universal",
-                "--upgrade",
+                *([] if keep else ["--upgrade"]),
                 "--generate-hashes",
                 "--no-header",
                 "--no-annotate",
@@ -38,12 +49,15 @@ def main() -> int:
                 "--no-emit-find-links",
                 "--extra=dev",
                 "--python-version=3.11",
-                f"--output-file={Path(scratch, 'constraints.txt')}",
+                f"--output-file={output}",
                 "pyproject.toml",
             ],
             cwd=ROOT,
         )
-        target.write_text(HEADER + Path(scratch, "constraints.txt").read_text())
+        pins = output.read_text().removeprefix(HEADER)
+        target.write_text(HEADER + pins)
+    if keep:
+        return 0
     (ROOT / "local" / "gateway" / "package-lock.json").unlink(missing_ok=True)
     return npm.main(["install", "--package-lock-only"])
 

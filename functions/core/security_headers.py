@@ -16,7 +16,7 @@ def security_headers(settings: Settings) -> list[tuple[bytes, bytes]]:
         (b"x-frame-options", b"DENY"),
         # Answers are about one caller: no cache may keep them.
         (b"cache-control", b"no-store"),
-        # Nothing but /docs is a page, and that is a page without anything to steal: no cookies.
+        # Nothing is a page but /docs, which has a policy of its own.
         (b"content-security-policy", b"frame-ancestors 'none'; base-uri 'none'"),
     ]
     if settings.public_url.startswith("https://"):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -234,6 +237,40 @@ async def test_security_headers(client: httpx.AsyncClient) -> None:
         assert headers["referrer-policy"] == "no-referrer"
         assert headers["cache-control"] == "no-store"
         assert "strict-transport-security" not in headers
+
+
+async def test_the_reference_loads_nothing_from_elsewhere(client: httpx.AsyncClient) -> None:
+    page = await client.get("/docs")
+    assert page.status_code == 200
+    assert "://" not in page.text
+    named = re.findall(r'(?:src|href)="([^"]*)"', page.text) + re.findall(
+        r'url: "([^"]*)"', page.text
+    )
+    assets = [name for name in named if not name.startswith("data:")]
+    assert len(assets) == 3
+    for name in assets:
+        answer = await client.get(f"/{name}")
+        assert answer.status_code == 200, name
+        outside = [url for url in re.findall(r"url\(([^)]*)\)", answer.text) if "data:" not in url]
+        assert not name.endswith(".css") or outside == []
+
+
+async def test_the_reference_may_load_nothing_from_elsewhere(client: httpx.AsyncClient) -> None:
+    page = await client.get("/docs")
+    (inline,) = re.findall(r"<script>(.*?)</script>", page.text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(inline.encode()).digest()).decode()
+    policy = dict(
+        part.split(" ", 1) for part in page.headers["content-security-policy"].split("; ")
+    )
+    assert policy["default-src"] == "'none'"
+    allowed = {word for words in policy.values() for word in words.split()}
+    assert allowed == {"'none'", "'self'", f"'sha256-{digest}'", "data:"}
+    assert [name for name, words in policy.items() if "data:" in words] == ["img-src"]
+
+
+async def test_there_is_no_other_page(client: httpx.AsyncClient) -> None:
+    for path in ("/docs/oauth2-redirect", "/redoc", "/docs/redoc.standalone.js", "/docs/"):
+        assert (await client.get(path)).status_code in {307, 404}, path
 
 
 async def test_https_is_for_ever_once_deployed() -> None:
