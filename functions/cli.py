@@ -1,5 +1,8 @@
 """The `quernel` command for operators: status, cron jobs, tasks, credits, payments and plans.
 
+It works on the database that the environment or `.env` names, else on the stack that `make dev`
+runs.
+
 Exit status: 0 done, 1 failed or refused, 2 wrong usage.
 """
 
@@ -20,9 +23,9 @@ from functions.billing.stripe_client import StripeGateway, stripe_client
 from functions.billing.stripe_lists import StripeLists
 from functions.core import json
 from functions.core.database import Database
-from functions.core.errors import QuernelError
+from functions.core.errors import OperatorError, QuernelError
 from functions.core.json import Json
-from functions.core.settings import Settings, SettingsError, get_settings
+from functions.core.settings import Settings, SettingsError, get_operator_settings
 from functions.cron.jobs import CRON_JOBS
 from functions.cron.scheduler import run_now
 from functions.tasks.worker_name import worker_name
@@ -150,6 +153,19 @@ async def grant_credits(options: Options, _: Settings, database: Database) -> Js
 async def show_balance(options: Options, _: Settings, database: Database) -> Json:
     """What an account has."""
     return await database.rpc("credit_balance", **owner(options))
+
+
+def format_balance(account: dict[str, Json]) -> str:
+    """What there is to spend, the lots it is spent from in their order, and the rest."""
+    now = ("balance", "held", "available", "debt")
+    rest = {name: value for name, value in account.items() if name not in (*now, "lots")}
+    return "\n\n".join(
+        [
+            fields({name: account[name] for name in now}),
+            table(account["lots"], "lot_id", "source", "amount", "remaining", "expires_at"),
+            fields(rest),
+        ]
+    )
 
 
 async def show_statement(options: Options, _: Settings, database: Database) -> Json:
@@ -333,7 +349,11 @@ def build_parser() -> argparse.ArgumentParser:
     """Every command with its help."""
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--json", action="store_true", help="print JSON instead of text")
-    parser = argparse.ArgumentParser(prog="quernel", description="Operate a Quernel backend.")
+    parser = argparse.ArgumentParser(
+        prog="quernel",
+        description="Operate a Quernel backend: the one that QUERNEL_SUPABASE_URL and "
+        "QUERNEL_SUPABASE_SECRET_KEY name, else the stack that `make dev` runs.",
+    )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def add(
@@ -375,7 +395,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     credits_ = group("credits", "Look at and add to credit accounts.")
     grant = add(credits_, "grant", "Grant credits.", grant_credits)
-    balance = add(credits_, "balance", "Show what an account has.", show_balance)
+    balance = add(credits_, "balance", "Show what an account has.", show_balance, format_balance)
     statement = add(
         credits_, "statement", "Show an account's ledger.", show_statement, format_statement
     )
@@ -483,9 +503,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # What goes wrong is said once, below, and not in log lines as well.
     logging.getLogger("functions").setLevel(logging.CRITICAL)
     try:
-        result = asyncio.run(_carry_out(options, get_settings()))
+        result = asyncio.run(_carry_out(options, get_operator_settings()))
     except SettingsError as error:
         return _fail(options, "invalid_settings", str(error))
+    except OperatorError as error:
+        return _fail(options, error.operator_code, error.operator_message)
     except QuernelError as error:
         return _fail(options, error.code, error.message, error.facts)
     except CommandFailedError as error:

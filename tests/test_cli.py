@@ -132,6 +132,21 @@ def test_a_database_that_is_away_ends_with_status_1(
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize("key", ["sb_secret_of_another_project", "publishable"])
+def test_a_secret_key_that_supabase_refuses_is_named(
+    quernel: Quernel, stack: Stack, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    value = stack.keys.publishable_key if key == "publishable" else key
+    monkeypatch.setenv("QUERNEL_SUPABASE_SECRET_KEY", value)
+    monkeypatch.delenv("QUERNEL_DATABASE_URL", raising=False)
+    status, out, err = quernel("status")
+    assert (status, out) == (1, "")
+    assert err == (
+        "quernel: Supabase refused the secret key (QUERNEL_SUPABASE_SECRET_KEY). "
+        "(secret_key_refused)\n"
+    )
+
+
 def test_a_job_that_fails_ends_with_status_1(
     quernel: Quernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -265,6 +280,28 @@ def test_credits_are_granted_once_per_key_and_shown(quernel: Quernel, new_user: 
     assert status == 0
     assert "12.345678" in out
     assert "compensation" in out
+
+
+def test_a_balance_is_a_few_lines_and_a_table_of_lots(quernel: Quernel, new_user: NewUser) -> None:
+    account = ["--user", new_user().id]
+    quernel("credits", "grant", *account, "12.5", "--reason", "an outage", "--actor", "ada")
+    status, out, err = quernel("credits", "balance", *account)
+    assert (status, err) == (0, "")
+    assert [line.split() for line in out.splitlines()[:5]] == [
+        ["balance", "112.5"],
+        ["held", "0"],
+        ["available", "112.5"],
+        ["debt", "0"],
+        [],
+    ]
+    head, *lots = out.split("\n\n")[1].splitlines()
+    assert head.split() == ["lot_id", "source", "amount", "remaining", "expires_at"]
+    assert [lot.split()[1:] for lot in lots] == [
+        ["bonus", "100", "100", "-"],
+        ["compensation", "12.5", "12.5", "-"],
+    ]
+    assert "{" not in out
+    assert "Decimal" not in out
 
 
 def test_a_grant_without_a_key_names_the_one_it_made(quernel: Quernel, new_user: NewUser) -> None:

@@ -73,7 +73,7 @@ class Database:
 
         Raises QuernelError: what the function refused, with its own code and status; 400
         `invalid_text` for text that Postgres cannot store; 503 `database_unavailable` or
-        `database_timeout`; 500 `internal_error`.
+        `database_timeout`; 500 `internal_error`, as OperatorError where the secret key is wrong.
         """
         if not _FUNCTION_NAME.fullmatch(function):
             raise ValueError(f"not a function name: {function!r}")

@@ -15,6 +15,7 @@ from typing import Any
 from functions.core import json
 from functions.core.errors import (
     InvalidRequestError,
+    OperatorError,
     QuernelError,
     UnavailableError,
     internal_error,
@@ -25,6 +26,9 @@ logger = logging.getLogger(__name__)
 
 UNREACHABLE = "unreachable"
 """`sqlstate` of a failure in which the connection failed, so that no SQLSTATE arrived."""
+
+KEY_REFUSED = "key_refused"
+"""`sqlstate` when the gateway or PostgREST refused the secret key, so that nothing was called."""
 
 _RETRYABLE = frozenset({"40001", "40P01"})
 # Postgres rolled these back itself (serialization_failure, deadlock_detected): nothing was
@@ -111,6 +115,10 @@ def _infrastructure_error(failure: DatabaseError) -> QuernelError:
     if failure.sqlstate == UNREACHABLE or failure.sqlstate.startswith(_UNAVAILABLE_CLASSES):
         return UnavailableError(
             "database_unavailable", "The database cannot be reached. Try again.", retry_after
+        )
+    if failure.sqlstate == KEY_REFUSED:
+        return OperatorError(
+            "secret_key_refused", "Supabase refused the secret key (QUERNEL_SUPABASE_SECRET_KEY)."
         )
     return internal_error()
 

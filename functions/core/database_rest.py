@@ -9,7 +9,7 @@ import aiohttp
 from yarl import URL
 
 from functions.core import json
-from functions.core.database_errors import UNREACHABLE, DatabaseError
+from functions.core.database_errors import KEY_REFUSED, UNREACHABLE, DatabaseError
 from functions.core.database_transport import Call
 from functions.core.http_session import open_session
 from functions.core.json import Json
@@ -91,13 +91,18 @@ def _failure(response: aiohttp.ClientResponse, content: bytes) -> DatabaseError:
         body = None
     if isinstance(body, dict) and isinstance(body.get("code"), str):
         details = body.get("details")
+        # 401 is PostgREST's answer to a token it does not accept, and to one of the role `anon`,
+        # which is what the publishable key is. A role that lacks a grant gets 403.
+        refused = response.status == HTTPStatus.UNAUTHORIZED and body["code"][:2] != "PT"
         return DatabaseError(
-            body["code"],
+            KEY_REFUSED if refused else body["code"],
             str(body.get("message") or ""),
             details if isinstance(details, str) else None,
             retry_after,
         )
     status = response.status
+    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        return DatabaseError(KEY_REFUSED, f"the gateway answered {status}")
     overloaded = (
         status >= HTTPStatus.INTERNAL_SERVER_ERROR or status == HTTPStatus.TOO_MANY_REQUESTS
     )

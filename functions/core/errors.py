@@ -4,7 +4,8 @@
     ├── InvalidRequestError      400    the request cannot be understood
     ├── UnauthenticatedError     401    no credential, or not a valid one
     ├── NotFoundError            404    there is no such thing, or not for this caller
-    └── UnavailableError         503    a part we stand on does not answer; has retry_after
+    ├── UnavailableError         503    a part we stand on does not answer; has retry_after
+    └── OperatorError            500    what only the operator is told; callers see internal_error
 
 Errors of the database arrive as QuernelError with the code the SQL function gave. docs/errors.md
 lists every code. Paths under /v1 answer in OpenAI's shape, all others as application/problem+json
@@ -105,6 +106,20 @@ class UnavailableError(QuernelError):
 
     def __init__(self, code: str, message: str, retry_after: float = 1) -> None:
         super().__init__(code, 503, message, {"retry_after": retry_after})
+
+
+class OperatorError(QuernelError):
+    """500: this deployment is not set up right.
+
+    Callers are told `internal_error` and nothing else. `operator_code` and `operator_message` are
+    for whoever runs it: the `quernel` command prints them. Neither holds a secret.
+    """
+
+    def __init__(self, operator_code: str, operator_message: str) -> None:
+        hidden = internal_error()
+        super().__init__(hidden.code, hidden.status, hidden.message)
+        self.operator_code = operator_code
+        self.operator_message = operator_message
 
 
 def internal_error() -> QuernelError:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from email.headerregistry import Address
 from email.utils import parseaddr
 from functools import lru_cache
+from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
@@ -46,6 +47,11 @@ _PLACEHOLDER = re.compile(
 
 Anchored at word ends: random keys must not match by accident.
 """
+
+STACK_FILE = "functions.env"
+"""What the embedded stack writes into its state folder while it runs, for commands to reach it."""
+
+_PROJECT = Path(__file__).resolve().parents[2]
 
 _COMMON_PASSWORDS = frozenset(
     {"", "postgres", "password", "secret", "supabase", "admin", "quernel"}
@@ -147,10 +153,22 @@ class Settings(BaseSettings):
     # Outgoing webhooks
     webhook_signing_key: OptionalSecret = None
 
+    # The embedded stack, for commands that are told of no other
+    state_dir: OptionalText = None
+
     @property
     def is_deployed(self) -> bool:
         """Whether strangers can reach this process: staging and production."""
         return self.environment in ("staging", "production")
+
+    @property
+    def names_a_database(self) -> bool:
+        """Whether anything says which database is meant, be it only half of what is needed."""
+        return (
+            self.supabase_secret_key is not None
+            or self.database_url is not None
+            or self.supabase_url != Settings.model_fields["supabase_url"].default
+        )
 
     @property
     def browser_origins(self) -> tuple[str, ...]:
@@ -314,13 +332,13 @@ def _variable(field: str) -> str:
     return f"QUERNEL_{field.upper()}"
 
 
-def load_settings(env_file: str | None = None) -> Settings:
-    """Read the environment, and `env_file` below it.
+def load_settings(*env_files: str | Path) -> Settings:
+    """Read the environment, and below it the files, of which later ones win.
 
     Raises SettingsError naming each wrong variable.
     """
     try:
-        return Settings(_env_file=env_file)
+        return Settings(_env_file=env_files)
     except ValidationError as error:
         complaints = [_complaint(detail["loc"], detail["msg"]) for detail in error.errors()]
         raise SettingsError("Configuration refused: " + "; ".join(complaints)) from None
@@ -335,3 +353,22 @@ def _complaint(location: tuple[int | str, ...], message: str) -> str:
 def get_settings() -> Settings:
     """The settings of this process: the environment, and a `.env` file where there is one."""
     return load_settings(".env")
+
+
+def get_operator_settings() -> Settings:
+    """The settings of a command: those of this process or, where they name no database at all,
+    those of the embedded stack that runs here. Half a configuration is never completed this way.
+
+    Raises SettingsError when there is neither.
+    """
+    settings = get_settings()
+    if settings.names_a_database:
+        return settings
+    state = Path(settings.state_dir) if settings.state_dir else _PROJECT / ".quernel"
+    running = state / STACK_FILE
+    if not running.is_file():
+        raise SettingsError(
+            "No database is configured and no stack runs here. Start one with `make dev`, or set "
+            "QUERNEL_SUPABASE_URL and QUERNEL_SUPABASE_SECRET_KEY (or QUERNEL_DATABASE_URL)"
+        )
+    return load_settings(".env", running)

@@ -22,7 +22,7 @@ from functions.core import database as module
 from functions.core.database import Database
 from functions.core.database_errors import DatabaseError
 from functions.core.database_transport import Call
-from functions.core.errors import QuernelError
+from functions.core.errors import OperatorError, QuernelError
 from functions.core.settings import Settings, SettingsError
 from local.stack import Stack
 from tests.conftest import NewUser
@@ -513,6 +513,40 @@ async def test_other_errors_of_postgrest(answer: Answer, status: int, code: str)
         error = await failure(database, "x")
     assert (error.status, error.code) == (status, code)
     assert (error.retry_after is not None) == (status == 503)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(401, b'{"message": "Invalid API key"}'),
+        Answer(403, b"forbidden"),
+        postgrest(401, "PGRST301", "JWT invalid"),
+        postgrest(401, "42501", "permission denied for schema backend"),  # the publishable key
+    ],
+)
+async def test_a_refused_secret_key_is_told_to_the_operator_only(
+    answer: Answer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with rest(answer) as database:
+        error = await failure(database, "x")
+    assert isinstance(error, OperatorError)
+    assert error.operator_code == "secret_key_refused"
+    assert (error.status, error.code, error.facts) == (500, "internal_error", {})
+    assert "key" not in error.message
+    assert _logged(caplog)["sqlstate"] == "key_refused"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        postgrest(403, "42501", "permission denied for table x"),
+        postgrest(401, "PT401", "Sign in again."),
+        Answer(404, b"nothing here"),
+    ],
+)
+async def test_other_refusals_are_not_about_the_key(answer: Answer) -> None:
+    async with rest(answer) as database:
+        assert not isinstance(await failure(database, "x"), OperatorError)
 
 
 async def test_retry_after_of_the_gateway_is_passed_on() -> None:

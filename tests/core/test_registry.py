@@ -23,6 +23,7 @@ STATUSES = {
     "UnauthenticatedError": 401,
     "NotFoundError": 404,
     "UnavailableError": 503,
+    "OperatorError": 500,
 }
 
 

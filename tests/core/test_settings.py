@@ -5,13 +5,20 @@ from __future__ import annotations
 import ast
 import base64
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
 
 from functions.core import settings as module
-from functions.core.settings import Settings, SettingsError, load_settings
+from functions.core.settings import (
+    Settings,
+    SettingsError,
+    get_operator_settings,
+    get_settings,
+    load_settings,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = "0123456789abcdefghijklmnopqrstuvwxyzABCDEF"
@@ -197,6 +204,67 @@ def test_what_is_named_like_a_secret_is_a_secret() -> None:
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Settings().environment = "production"
+
+
+# The running stack, for commands ---------------------------------------------------------------
+
+
+@pytest.fixture
+def running_stack(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """The file of a running stack, and a working folder without a `.env`."""
+    file = tmp_path / "state" / "functions.env"
+    file.parent.mkdir()
+    file.write_text(
+        f"QUERNEL_SUPABASE_URL=http://127.0.0.1:7\nQUERNEL_SUPABASE_SECRET_KEY={SECRET}\n"
+    )
+    monkeypatch.setenv("QUERNEL_STATE_DIR", str(file.parent))
+    monkeypatch.chdir(tmp_path)
+    get_settings.cache_clear()
+    yield file
+    get_settings.cache_clear()
+
+
+def test_a_command_that_is_told_nothing_takes_the_running_stack(running_stack: Path) -> None:
+    # As copied from .env.example: every value empty.
+    Path(".env").write_text("QUERNEL_SUPABASE_SECRET_KEY=\nQUERNEL_LOG_LEVEL=ERROR\n")
+    settings = get_operator_settings()
+    assert settings.supabase_url == "http://127.0.0.1:7"
+    assert settings.log_level == "ERROR"
+    assert running_stack.exists()
+
+
+@pytest.mark.parametrize("where", ["environment", "file"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("QUERNEL_SUPABASE_URL", "https://abcdefgh.supabase.co"),
+        ("QUERNEL_SUPABASE_SECRET_KEY", "sb_secret_of_a_project"),
+        ("QUERNEL_DATABASE_URL", "postgresql://q:q@127.0.0.1:7/postgres"),
+    ],
+)
+@pytest.mark.usefixtures("running_stack")
+def test_half_a_configuration_is_not_completed_from_the_stack(
+    monkeypatch: pytest.MonkeyPatch, where: str, name: str, value: str
+) -> None:
+    if where == "environment":
+        monkeypatch.setenv(name, value)
+    else:
+        Path(".env").write_text(f"{name}={value}\n")
+    assert get_operator_settings() == load_settings(".env")
+
+
+@pytest.mark.usefixtures("running_stack")
+def test_the_app_and_the_worker_never_take_the_running_stack() -> None:
+    assert get_settings().supabase_secret_key is None
+
+
+def test_without_a_configuration_and_a_stack_both_are_named(running_stack: Path) -> None:
+    running_stack.unlink()
+    with pytest.raises(SettingsError, match=r"`make dev`.*QUERNEL_SUPABASE_SECRET_KEY"):
+        get_operator_settings()
+
+
+# What documents say -----------------------------------------------------------------------------
 
 
 def test_example_file_lists_exactly_the_settings() -> None:
