@@ -102,10 +102,32 @@ LIST_PARAMETERS = {"created", "customer", "limit", "starting_after", "status"}
 _KEY = re.compile(r"Bearer (?:sk|rk)_test_\w+")
 _PART = re.compile(r"[^\[\]]+")
 
-PAGE = """<!doctype html><meta charset="utf-8"><title>Simulated checkout</title>
-<h1>Simulated checkout</h1><p>{amount} {currency}. No money moves here.</p>
-<form method="post"><button>Pay (simulated)</button></form>
-<p><a href="{cancel}">Turn back</a></p>"""
+PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Simulated checkout</title>
+<style>
+  :root {{ color-scheme: light dark; }}
+  body {{ margin: 0; min-height: 100vh; display: grid; place-items: center;
+    font: 1rem/1.5 system-ui, sans-serif; background: light-dark(#f4f5f7, #17181c); }}
+  main {{ box-sizing: border-box; width: min(24rem, 100vw - 2rem); padding: 2rem;
+    border-radius: 1rem; background: light-dark(#fff, #23252b); box-shadow: 0 1px 8px #0003; }}
+  h1 {{ margin: 0; font-size: 1.25rem; }}
+  .notice {{ margin: 0 0 1.5rem; font-size: .875rem; color: light-dark(#6b5900, #e5c94e); }}
+  .amount {{ margin: .25rem 0 1.5rem; font-size: 2rem; font-weight: 600; }}
+  .state {{ font-weight: 600; color: light-dark(#11743a, #5fd38d); }}
+  button {{ width: 100%; padding: .75rem; border: 0; border-radius: .5rem; cursor: pointer;
+    font: inherit; font-weight: 600; color: #fff; background: #4b45c6; }}
+  a {{ color: inherit; }}
+</style>
+<main>
+  <p class="notice">Simulated checkout. No money moves here.</p>
+  <h1>{bought}</h1>
+  <p class="amount">{amount} {currency}</p>
+  {rest}
+</main>
+</html>"""
 
 
 @dataclass(frozen=True)
@@ -296,12 +318,27 @@ class StripeDouble:
     # The checkout page -----------------------------------------------------------------------
 
     async def _page(self, request: Request) -> Response:
-        session = self.world.get(request.path_params["id"])
+        try:
+            session = self.world.get(request.path_params["id"])
+        except KeyError:
+            return HTMLResponse("There is no such checkout.", HTTPStatus.NOT_FOUND)
+        bought = [
+            item["price_data"]["product_data"]["name"] if "price_data" in item else item["price"]
+            for item in session["line_items_asked"]
+        ]
+        success = session["success_url"].replace("{CHECKOUT_SESSION_ID}", session["id"])
+        cancel, success = (html.escape(url or "") for url in (session["cancel_url"], success))
+        rest = {
+            "open": f'<form method="post"><button>Pay (simulated)</button></form>'
+            f'<p><a href="{cancel}">Turn back</a></p>',
+            "complete": f'<p class="state">Paid</p><p><a href="{success}">Go on</a></p>',
+        }.get(session["status"], "<p>This checkout has ended without a payment.</p>")
         return HTMLResponse(
             PAGE.format(
+                bought=html.escape(", ".join(bought)),
                 amount=f"{session['amount_total'] / 100:.2f}",
                 currency=html.escape(session["currency"].upper()),
-                cancel=html.escape(session["cancel_url"] or "", quote=True),
+                rest=rest,
             )
         )
 

@@ -61,6 +61,10 @@ def test_what_it_does_not_know_is_refused(api: httpx.Client, user: User) -> None
     assert api.get("/v1/balance").status_code == 404
 
 
+def test_it_has_no_page_for_a_checkout_that_it_does_not_know(shop: Shop) -> None:
+    assert httpx.get(f"{shop.stripe.url}/c/pay/cs_test_0", trust_env=False).status_code == 404
+
+
 def test_its_checkout_page_pays_once_however_often_it_is_clicked(
     shop: Shop, user: User, app_url: str
 ) -> None:
@@ -70,8 +74,8 @@ def test_its_checkout_page_pays_once_however_often_it_is_clicked(
     checkout = shop.checkout(user, success_url=f"{ORIGIN}/ok?s={{CHECKOUT_SESSION_ID}}").json()
     session_id = shop.purchase(checkout["purchase_id"])["stripe_checkout_session_id"]
     page = httpx.get(checkout["url"], trust_env=False)
-    assert "5.00 EUR" in page.text
-    assert "No money moves here" in page.text
+    for text in ("1,000 credits", "5.00 EUR", "No money moves here", "<button>"):
+        assert text in page.text
     for _ in range(2):
         answer = httpx.post(checkout["url"], trust_env=False, timeout=30)
         assert (answer.status_code, answer.headers["location"]) == (
@@ -79,3 +83,7 @@ def test_its_checkout_page_pays_once_however_often_it_is_clicked(
             f"{ORIGIN}/ok?s={session_id}",
         )
     assert shop.balance(user) == before + CREDITS
+    page = httpx.get(checkout["url"], trust_env=False)
+    assert "Paid" in page.text
+    assert f"{ORIGIN}/ok?s={session_id}" in page.text
+    assert "<button>" not in page.text
