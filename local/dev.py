@@ -76,10 +76,12 @@ def summary(stack: Stack, seconds: float) -> str:
         ("JWT secret", keys.jwt_secret),
     ]
     if stack.services:
+        settings = stack.functions_environment()
         rows += [
             ("Functions URL", stack.functions_url),
             ("API reference", f"{stack.functions_url}/docs"),
-            ("Chat upstream", stack.functions_environment()["QUERNEL_LLM_URL"]),
+            ("Chat upstream", settings["QUERNEL_LLM_URL"]),
+            ("Stripe API", settings.get("QUERNEL_STRIPE_API_BASE", "Stripe's own")),
             ("Stripe webhook", f"{stack.functions_url}/billing/webhooks/stripe"),
             ("Webhook secret", keys.stripe_webhook_secret),
             ("Emails", mail(stack)),

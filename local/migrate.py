@@ -120,7 +120,7 @@ def run_cli(arguments: list[str], *, workdir: Path, what: str) -> str:
             capture_output=True,
             text=True,
             stdin=subprocess.DEVNULL,
-            env=node.environment(),
+            env=node.environment(workdir),
             timeout=300,
         )
     except subprocess.TimeoutExpired:

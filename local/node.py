@@ -48,15 +48,17 @@ def supabase_cli() -> Path:
     raise StackError(f"The Supabase CLI has no binary for {system} {machine}.")
 
 
-def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """A small environment: nothing of the developer's own Supabase or Node set-up leaks in."""
-    kept = {
-        name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ
-    }
-    return kept | QUIET | dict(extra or {})
+def environment(home: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """A small environment: nothing of the developer's own Supabase or Node set-up leaks in.
+
+    Nor does anything leak out: what these programs keep in HOME whatever they are told, an id for
+    telemetry among it, they keep in `home`.
+    """
+    kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
+    return kept | QUIET | {"HOME": str(home)} | dict(extra or {})
 
 
-def run_node(script: Path) -> str:
+def run_node(script: Path, home: Path) -> str:
     """Run a script to its end and return what it printed."""
     result = subprocess.run(
         [node(), script],
@@ -64,7 +66,7 @@ def run_node(script: Path) -> str:
         capture_output=True,
         text=True,
         cwd=ROOT,
-        env=environment(),
+        env=environment(home),
     )
     if result.returncode != 0:
         raise StackError(f"{script.name} failed:\n{result.stderr.strip()}")

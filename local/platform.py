@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import psycopg
 from psycopg import sql
 
@@ -11,9 +13,12 @@ from local.paths import GATEWAY, PLATFORM_GRANTS_SQL, PLATFORM_SQL
 from local.postgres import Postgres
 
 
-def apply_platform(postgres: Postgres) -> None:
-    """Roles, schemas, extensions, the auth and storage tables: all of it or nothing."""
-    system_schemas = run_node(GATEWAY / "system.mjs")
+def apply_platform(postgres: Postgres, home: Path) -> None:
+    """Roles, schemas, extensions, the auth and storage tables: all of it or nothing.
+
+    `home` is the gateway's folder, whose package tells the last two.
+    """
+    system_schemas = run_node(GATEWAY / "system.mjs", home)
     with psycopg.connect(postgres.admin_dsn) as connection:
         for script in (PLATFORM_SQL.read_text(), system_schemas, PLATFORM_GRANTS_SQL.read_text()):
             connection.execute(script.encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import json
@@ -178,6 +179,9 @@ class Postgres:
         shutil.rmtree(data, ignore_errors=True)
         if data.is_relative_to(fallback_folder()):
             shutil.rmtree(data.parent, ignore_errors=True)
+            # Unless the binaries or another stack are there too.
+            with contextlib.suppress(OSError):
+                fallback_folder().rmdir()
 
     def _require_version(self) -> None:
         found = (self.place.data / "PG_VERSION").read_text().strip()
@@ -237,9 +241,13 @@ def _find_place(folder: Path) -> Place:
     notice = None
     folder.mkdir(parents=True, exist_ok=True)
     if not _reaches(account, folder):
-        _make_open_folder(fallback)
         closed, folder = folder, fallback / _digest(folder)
-        folder.mkdir(mode=0o755, exist_ok=True)
+        try:
+            _make_open_folder(fallback)
+            folder.mkdir(mode=0o755, exist_ok=True)
+        except FileNotFoundError:  # another stack has just removed it, because it was empty
+            _make_open_folder(fallback)
+            folder.mkdir(mode=0o755, exist_ok=True)
         notice = (
             f"Postgres runs as the user {account.name}, who cannot enter {closed}; "
             f"its data is in {folder}."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import http.client
 import os
 import signal
 import socket
@@ -13,8 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import httpx
+from urllib.parse import urlsplit
 
 from local.errors import StackError
 
@@ -154,9 +154,18 @@ class Child:
 
 def free_port() -> int:
     """A loopback TCP port that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
+    (port,) = free_ports(1)
+    return port
+
+
+def free_ports(count: int) -> list[int]:
+    """Different loopback TCP ports that nobody listens on at this moment."""
+    with contextlib.ExitStack() as probes:
+        # All are held until the last is found, or the system could name one twice.
+        opened = [probes.enter_context(socket.socket()) for _ in range(count)]
+        for probe in opened:
+            probe.bind((LOOPBACK, 0))
+        return [int(probe.getsockname()[1]) for probe in opened]
 
 
 def require_free_port(port: int, what: str, variable: str) -> None:
@@ -168,16 +177,28 @@ def require_free_port(port: int, what: str, variable: str) -> None:
         except OSError as error:
             raise StackError(
                 f"Port {port} ({what}) is taken by another program. "
-                f"Stop that program, or choose another port: {variable}={port + 1000}"
+                f"Stop that program, or choose another port: {variable}={_another(port)}"
             ) from error
+
+
+def _another(port: int) -> int:
+    """A thousand further, where there is such a port."""
+    return port + 1000 if port + 1000 < 2**16 else port - 1000
 
 
 def answers(url: str) -> bool:
     """Whether a GET of the URL is answered with a status below 500."""
+    # Not httpx: it makes a TLS context for every call, and this is called 50 times a second while
+    # others need the processor to start.
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.hostname or LOOPBACK, parts.port, timeout=2.0)
     try:
-        return httpx.get(url, timeout=2.0, trust_env=False).status_code < 500
-    except httpx.HTTPError:
+        connection.request("GET", parts.path or "/")
+        return connection.getresponse().status < 500
+    except (OSError, http.client.HTTPException):
         return False
+    finally:
+        connection.close()
 
 
 def accepts(port: int) -> bool:

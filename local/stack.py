@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import shlex
@@ -17,12 +18,12 @@ from typing import IO, Literal
 
 from local import migrate
 from local.errors import StackError
-from local.gateway import start_gateway
+from local.gateway import launch_gateway
 from local.keys import Keys, load_keys
 from local.paths import MIGRATIONS, ROOT, state_dir
 from local.platform import apply_platform, set_passwords
 from local.postgres import Postgres
-from local.processes import LOOPBACK, Child, accepts, answers, free_port, require_free_port
+from local.processes import LOOPBACK, Child, accepts, answers, free_ports, require_free_port
 
 Transport = Literal["rest", "direct"]
 Say = Callable[[str], None]
@@ -44,17 +45,31 @@ class Ports:
         """The defaults, each moved by QUERNEL_PORT_NAME."""
         chosen = {}
         for name in cls.__dataclass_fields__:
-            text = os.environ.get(f"QUERNEL_PORT_{name.upper()}")
+            text = os.environ.get(_port_variable(name))
             if text is not None:
                 if not text.isdigit() or not 0 < int(text) < 2**16:
-                    raise StackError(f"QUERNEL_PORT_{name.upper()}={text} is not a port number.")
+                    raise StackError(f"{_port_variable(name)}={text} is not a port number.")
                 chosen[name] = int(text)
         return cls(**chosen)
 
     @classmethod
     def free(cls) -> Ports:
         """Ports that nobody uses now."""
-        return cls(*(free_port() for _ in cls.__dataclass_fields__))
+        return cls(*free_ports(len(cls.__dataclass_fields__)))
+
+    def __post_init__(self) -> None:
+        taken: dict[int, str] = {}
+        for name, port in asdict(self).items():
+            if port in taken:
+                raise StackError(
+                    f"{_port_variable(taken[port])} and {_port_variable(name)} are both {port}. "
+                    "Choose another port for one of them."
+                )
+            taken[port] = name
+
+
+def _port_variable(name: str) -> str:
+    return f"QUERNEL_PORT_{name.upper()}"
 
 
 STACK_SETTINGS = (
@@ -63,6 +78,7 @@ STACK_SETTINGS = (
     "QUERNEL_MIGRATIONS",
     "QUERNEL_PORT_",
     "QUERNEL_PUBLIC_URL",
+    "QUERNEL_STACK_WROTE",
     "QUERNEL_STATE_DIR",
     "QUERNEL_SUPABASE_",
 )
@@ -70,12 +86,24 @@ STACK_SETTINGS = (
 
 
 def own_settings() -> dict[str, str]:
-    """The settings of the functions app that the developer's shell sets, for dev and demo."""
+    """The settings of the functions app that the developer's shell sets, for dev and demo.
+
+    What a stack wrote into its functions.env is not among them, though a shell has read it.
+    """
+    written = set(os.environ.get("QUERNEL_STACK_WROTE", "").split())
     return {
         name: value
         for name, value in os.environ.items()
-        if name.startswith("QUERNEL_") and not name.startswith(STACK_SETTINGS) and value
+        if name.startswith("QUERNEL_")
+        and not name.startswith(STACK_SETTINGS)
+        and value
+        and _mark(name, value) not in written
     }
+
+
+def _mark(name: str, value: str) -> str:
+    """Tells a variable that a stack wrote from one that says something else by now."""
+    return hashlib.sha256(f"{name}={value}".encode()).hexdigest()[:16]
 
 
 @dataclass
@@ -214,9 +242,12 @@ class Stack:
         try:
             self._check_ports()
             self.start_database()
-            self.start_gateway()
+            gateway = self._launch_gateway()
+            # They import for as long as the gateway does, and need it for nothing before that.
+            services = self._launch_services() if self.services else []
+            self._wait_for_gateway(gateway)
             if self.services:
-                self.start_services()
+                self._wait_for_services(services)
             self._write_state()
         except BaseException:
             self.stop()
@@ -277,25 +308,47 @@ class Stack:
 
     def start_gateway(self) -> None:
         """The Supabase-compatible gateway; reads schemas and functions as they are now."""
-        self._step("Gateway", self._start_gateway)
+        self._wait_for_gateway(self._launch_gateway())
 
     def start_services(self) -> None:
         """The simulators of what is elsewhere, the functions app and the worker."""
+        self._wait_for_services(self._launch_services())
+
+    # Parts -----------------------------------------------------------------------------------
+
+    def _launch_gateway(self) -> Child:
+        child = launch_gateway(
+            port=self.ports.gateway,
+            database_url=self.postgres.dsn("authenticator", self.keys.authenticator_password),
+            keys=self.keys,
+            folder=self.state / "gateway",
+            log=self.logs / "gateway.log",
+            mended=self.mended,
+        )
+        self._children.append(child)
+        return child
+
+    def _wait_for_gateway(self, child: Child) -> None:
+        ready = partial(answers, f"{self.supabase_url}/auth/v1/health")
+        self._step("Gateway", partial(child.wait_until, ready, seconds=30))
+
+    def _launch_services(self) -> list[tuple[Child, Callable[[], bool]]]:
+        """Start the simulators and the functions app; each with what tells when it is ready."""
         environment = self.functions_environment()
-        ready: list[tuple[Child, str]] = []
-        mailbox: Child | None = None
+        ready: list[tuple[Child, Callable[[], bool]]] = []
         if self._keeps_mail:
             options = [f"--port={self.ports.mail}", f"--folder={self.mail}"]
-            mailbox = self._child("mailbox", "local.mailbox", options, environment)
+            child = self._child("mailbox", "local.mailbox", options, environment)
+            ready.append((child, partial(accepts, self.ports.mail)))
         if self._simulates_llm:
             port = f"--port={self.ports.simulator}"
             child = self._child("simulator", "local.simulator", [port], environment)
-            ready.append((child, self.simulator_url))
+            ready.append((child, partial(answers, self.simulator_url)))
         if self._simulates_stripe:
             webhook = f"{self.functions_url}/billing/webhooks/stripe"
             options = [f"--port={self.ports.stripe}", f"--webhook-url={webhook}"]
             child = self._child("stripe", "local.stripe_double", options, environment)
-            ready.append((child, self.stripe_url))
+            ready.append((child, partial(answers, self.stripe_url)))
         options = [
             f"--host={LOOPBACK}",
             f"--port={self.ports.functions}",
@@ -303,25 +356,25 @@ class Stack:
             "--timeout-graceful-shutdown=3",
         ]
         child = self._child("functions", "uvicorn", ["functions.app:app", *options], environment)
-        ready.append((child, f"{self.functions_url}/health"))
-        worker = self._child("worker", "functions.worker", [], environment)
-        for child, url in ready:
-            self._step(child.name, partial(self._wait, child, url))
-        if mailbox is not None:
-            ready_to_accept = partial(accepts, self.ports.mail)
-            self._step(mailbox.name, partial(mailbox.wait_until, ready_to_accept, seconds=30))
+        ready.append((child, partial(answers, f"{self.functions_url}/health")))
+        return ready
+
+    def _wait_for_services(self, launched: list[tuple[Child, Callable[[], bool]]]) -> None:
+        # Last, because nobody waits for it; and it would complain of a gateway that is not there.
+        worker = self._child("worker", "functions.worker", [], self.functions_environment())
+        for child, ready in launched:
+            self._step(child.name, partial(child.wait_until, ready, seconds=30))
         worker.require_running()
-
-    # Parts -----------------------------------------------------------------------------------
-
-    @staticmethod
-    def _wait(child: Child, url: str) -> None:
-        child.wait_until(partial(answers, url), seconds=30)
 
     def _create_database(self) -> None:
         self._step("New Postgres", self.postgres.initialize)
         self._step("Postgres", self.postgres.start)
-        self._step("Platform", lambda: apply_platform(self.postgres))
+        self._step("Platform", self._apply_platform)
+
+    def _apply_platform(self) -> None:
+        folder = self.state / "gateway"
+        folder.mkdir(exist_ok=True)
+        apply_platform(self.postgres, folder)
 
     def _recreate_database(self) -> None:
         self.postgres.stop()
@@ -339,18 +392,6 @@ class Stack:
             self.admin_dsn, self.postgres_dsn, self.migrations, self.state / "supabase-cli"
         )
         set_passwords(self.postgres, self.keys)
-
-    def _start_gateway(self) -> None:
-        self._children.append(
-            start_gateway(
-                port=self.ports.gateway,
-                database_url=self.postgres.dsn("authenticator", self.keys.authenticator_password),
-                keys=self.keys,
-                folder=self.state / "gateway",
-                log=self.logs / "gateway.log",
-                mended=self.mended,
-            )
-        )
 
     def _child(
         self, name: str, module: str, arguments: list[str], environment: Mapping[str, str]
@@ -378,7 +419,7 @@ class Stack:
             names += ["stripe"] if self._simulates_stripe else []
             names += ["mail"] if self._keeps_mail else []
         for name in names:
-            require_free_port(getattr(self.ports, name), name, f"QUERNEL_PORT_{name.upper()}")
+            require_free_port(getattr(self.ports, name), name, _port_variable(name))
 
     def _take_lock(self) -> None:
         """One stack per state folder, for as long as this process lives."""
@@ -420,13 +461,21 @@ class Stack:
         )
         unfinished.rename(self.state / "stack.json")
         with open(self._environment_file, "w", opener=_private_file) as file:
-            for name, value in self.functions_environment().items():
-                if name.startswith("QUERNEL_"):
-                    file.write(f"{name}={shlex.quote(value)}\n")
+            settings = {
+                name: value
+                for name, value in self.functions_environment().items()
+                if name.startswith("QUERNEL_")
+            }
+            own = [_mark(*item) for item in settings.items() if item[0] not in self.environment]
+            settings["QUERNEL_STACK_WROTE"] = " ".join(own)
+            file.writelines(f"{name}={shlex.quote(value)}\n" for name, value in settings.items())
 
     @property
     def _environment_file(self) -> Path:
-        """What the command line needs to reach this stack, for a shell to read."""
+        """What the command line needs to reach this stack; functions/core/settings.py names it too.
+
+        A shell may read it as well.
+        """
         return self.state / "functions.env"
 
 

@@ -23,6 +23,9 @@ from functions.core.settings import STRIPE_API_VERSION, Settings
 STRIPE_RETRIES = 2
 """Stripe's library repeats only what is safe to repeat: it sends an idempotency key with each."""
 
+# Else it times our requests for Stripe, and writes an id for that into HOME.
+stripe.enable_telemetry = False
+
 Lifespan: TypeAlias = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 

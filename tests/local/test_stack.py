@@ -19,9 +19,10 @@ import psutil
 import psycopg
 import pytest
 
+from local import postgres
 from local.errors import StackError
 from local.paths import ROOT
-from local.processes import LOOPBACK, Child
+from local.processes import LOOPBACK, Child, require_free_port
 from local.stack import Ports, Stack
 from tests.local.clients import signed_in
 from tests.local.conftest import MIGRATIONS
@@ -134,21 +135,39 @@ def test_secrets_are_private_and_differ_between_stacks(private_stack: Make) -> N
     assert first.keys.secret_key not in repr(first.keys)
 
 
-def test_the_command_line_reaches_the_stack_by_its_environment_file(stack: Stack) -> None:
-    file = stack.state / "functions.env"
-    assert file.stat().st_mode & 0o777 == 0o600
-    told = subprocess.run(
-        ["/bin/sh", "-c", 'set -a; . "$1"; exec "$2" -m functions.cli status --json', "sh", file,
-         sys.executable],
+def in_a_shell(stack: Stack, command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command line in which `$0` is Python and `$1` the stack's functions.env."""
+    return subprocess.run(
+        ["/bin/sh", "-c", command, sys.executable, stack.state / "functions.env"],
         cwd=ROOT,
         check=False,
         capture_output=True,
         text=True,
         timeout=60,
-        env={"PATH": os.environ["PATH"]},
-    )  # fmt: skip
+        env={"PATH": os.environ["PATH"]} | environment,
+    )
+
+
+@pytest.mark.parametrize("source", ["", 'set -a; . "$1"; '], ids=["by itself", "told by a shell"])
+def test_the_command_line_reaches_the_stack(stack: Stack, source: str) -> None:
+    state = {} if source else {"QUERNEL_STATE_DIR": str(stack.state)}
+    told = in_a_shell(stack, f'{source}exec "$0" -m functions.cli status --json', **state)
     assert told.returncode == 0, told.stderr
-    assert json.loads(told.stdout)
+    assert json.loads(told.stdout)["environment"] == "test"
+
+
+def test_what_a_stack_wrote_is_not_the_developers_choice_later(stack: Stack) -> None:
+    assert (stack.state / "functions.env").stat().st_mode & 0o777 == 0o600
+    told = in_a_shell(
+        stack,
+        'set -a; . "$1"; QUERNEL_LOG_LEVEL=DEBUG; QUERNEL_STRIPE_API_BASE=http://127.0.0.1:7;'
+        ' exec "$0" -c "import json, local.stack; print(json.dumps(local.stack.own_settings()))"',
+    )
+    assert told.returncode == 0, told.stderr
+    assert json.loads(told.stdout) == {
+        "QUERNEL_LOG_LEVEL": "DEBUG",
+        "QUERNEL_STRIPE_API_BASE": "http://127.0.0.1:7",
+    }
 
 
 def test_the_environment_file_goes_with_the_stack(private_stack: Make) -> None:
@@ -230,6 +249,41 @@ def test_a_busy_port_is_named(private_stack: Make, name: str) -> None:
         with pytest.raises(StackError, match=f"Port {port} .*QUERNEL_PORT_{name.upper()}="):
             stack.start()
     assert processes_of(stack.state) == []
+
+
+def test_one_port_for_two_things_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUERNEL_PORT_GATEWAY", "54322")
+    with pytest.raises(StackError, match=r"QUERNEL_PORT_GATEWAY and QUERNEL_PORT_POSTGRES.* 54322"):
+        Ports.from_environment()
+
+
+def test_another_port_is_proposed_that_exists(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError
+
+    monkeypatch.setattr(socket.socket, "bind", refuse)
+    for port, proposed in ((54321, 55321), (65000, 64000)):
+        with pytest.raises(StackError, match=f"VARIABLE={proposed}$"):
+            require_free_port(port, "gateway", "VARIABLE")
+
+
+def test_a_destroyed_database_leaves_no_folder_elsewhere(
+    private_stack: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if os.getuid() != 0:
+        pytest.skip("only root's Postgres has its data elsewhere")
+    # A place of its own: the real one may hold the data of other stacks of this clone.
+    elsewhere = tmp_path / "elsewhere"
+    monkeypatch.setattr(postgres, "fallback_folder", lambda: elsewhere)
+    reaches = postgres._reaches
+    monkeypatch.setattr(
+        postgres, "_reaches", lambda account, path: path.name == "bin" and reaches(account, path)
+    )
+    database = private_stack().postgres
+    assert database.place.data.is_relative_to(elsewhere)
+    assert database.place.data.parent.exists()
+    database.destroy()
+    assert not elsewhere.exists()
 
 
 def test_data_of_another_version_is_refused(private_stack: Make) -> None:
