@@ -155,7 +155,7 @@ class Demo:
 
     def stop_early(self, ada: Person) -> None:
         """A client that leaves pays for what was produced, once."""
-        with self.step("Ada closes the stream after five tokens"):
+        with self.step("Ada closes the stream after the first five tokens"):
             before = _balance(ada)["balance"]
             stream = self._openai(ada).chat.completions.create(
                 model=MODEL,
@@ -164,8 +164,11 @@ class Demo:
                     {"role": "user", "content": "Count up. simulate: tokens=1500 token_ms=10"}
                 ],
             )
-            for _ in zip(range(5), stream, strict=False):
-                pass
+            read = 0
+            for chunk in stream:
+                read += bool(chunk.choices and chunk.choices[0].delta.content)
+                if read == 5:
+                    break
             stream.close()
             after = self._settled(ada)
             _expect(after["balance"] < before, True, "a charge for what was produced")
@@ -179,8 +182,8 @@ class Demo:
             ).data
             _expect(usage["status"], "cancelled", "the usage row")
             say(
-                f"upstream cancelled; {usage['completion_tokens']} tokens produced, "
-                f"{usage['credits']} credits charged, nothing held"
+                f"upstream cancelled when it had produced {usage['completion_tokens']}; "
+                f"{usage['credits']} credits charged for those, nothing held"
             )
 
     def stranger(self) -> None:
@@ -195,7 +198,7 @@ class Demo:
                 "raise her balance": lambda: (
                     mallory.client.table("credit_accounts").update({"balance": 1e6}).execute()
                 ),
-                "write a lot": lambda: (
+                "write a credit lot": lambda: (
                     mallory.client.table("credit_lots").insert({"amount": 1e6}).execute()
                 ),
                 "become an admin": lambda: (
@@ -360,16 +363,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         durable=False,
         transport=options.transport,
         environment=own_settings(),
+        say=say,
     )
     shutil.rmtree(state, ignore_errors=True)
     stack.postgres.destroy()
     began = time.monotonic()
     print("Quernel demo: a stack of its own, on free ports.", flush=True)
     try:
+        print("\n  0. The stack starts", flush=True)
         with stack:
-            print(
-                f"\n  0. The stack is up\n     done in {time.monotonic() - began:.2f} s", flush=True
-            )
+            print(f"     done in {time.monotonic() - began:.2f} s", flush=True)
             Demo(stack).run()
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)

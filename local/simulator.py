@@ -61,6 +61,7 @@ MAX_DEPTH = 8  # of an example for a JSON schema
 TOKEN = re.compile(r" ?\w{1,6}|.", re.DOTALL)
 DIRECTIVE = re.compile(r"\bsimulate:([^\n]*)")
 WORDS = ("river", "stone", "lantern", "harbour", "copper", "meadow", "signal", "orchard", "ember")
+SHORT = tuple(word for word in WORDS if len(word) <= 6)  # one token each
 
 
 def tokens_of(text: str) -> list[str]:
@@ -408,13 +409,17 @@ def _choice(seed: int, body: dict[str, Any], plan: Plan, index: int) -> Choice:
 
 
 def _prose(count: int, messages: list[Any], chance: random.Random) -> str:
-    """Labelled text of about `count` tokens; after a tool's result it repeats that result."""
+    """Labelled text of `count` tokens and whole words; after a tool's result, that result first."""
     pieces = tokens_of(LABEL)
     if messages and isinstance(messages[-1], dict) and messages[-1].get("role") == "tool":
         pieces += tokens_of(f" The tool said: {_text_of(messages[-1].get('content'))}")
         count = max(count, len(pieces))
     while len(pieces) < count:
-        pieces += tokens_of(" " + chance.choice(WORDS))
+        word = tokens_of(" " + chance.choice(WORDS))
+        # What is left may have no room for a long word.
+        pieces += (
+            word if len(word) <= count - len(pieces) else tokens_of(f" {chance.choice(SHORT)}")
+        )
     return "".join(pieces[:count])
 
 

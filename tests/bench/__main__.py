@@ -39,6 +39,7 @@ def main() -> int:
     """Print the table; 1 when the stack fails or the books do not agree."""
     state = state_dir() / "bench"
     shutil.rmtree(state, ignore_errors=True)
+    print("This takes about five minutes.\n", flush=True)
     try:
         with Stack(state=state, services=False, durable=True, rebuild=True) as stack:
             print(f"Ledger: pgbench, {CLIENTS} clients, {SECONDS} s a run, median of {ROUNDS}\n")
@@ -63,14 +64,15 @@ def bench_ledger(stack: Stack) -> None:
     pgbench(stack, "sql/bench/hold_settle.sql", ACCOUNTS, seconds=2)
     pgbench(stack, "sql/bench/floor.sql", ACCOUNTS, seconds=2)
     psql(stack, "-c", "vacuum analyze")
-    print(f"  {'accounts':>10} {'hold+settle/s':>15} {'floor/s':>10} {'pairs to floor':>15}")
+    print("A pair is a hold and its settlement; the floor is the least that could be a ledger.\n")
+    print(f"  {'accounts':>10} {'pairs/s':>10} {'floor/s':>10} {'pairs to floor':>15}")
     for accounts in (ACCOUNTS, 10, 1):
         pairs, floors = [], []
         for _ in range(ROUNDS):
             pairs.append(pgbench(stack, "sql/bench/hold_settle.sql", accounts))
             floors.append(pgbench(stack, "sql/bench/floor.sql", accounts))
         pair, floor = sorted(pairs)[ROUNDS // 2], sorted(floors)[ROUNDS // 2]
-        print(f"  {accounts:>10} {pair:>15,.0f} {floor:>10,.0f} {pair / floor:>15.2f}")
+        print(f"  {accounts:>10} {pair:>10,.0f} {floor:>10,.0f} {pair / floor:>15.2f}")
     report_checks(stack)
 
 
@@ -170,7 +172,7 @@ def measure_chat(stack: Stack, upstream_url: str, transport: str) -> int:
         other = sorted(bare, key=lambda one: one.rate)[ROUNDS // 2]
         print(
             f"  {connections:>11} {load.rate:>11,.0f} {load.p50_ms:>8.1f} {load.p99_ms:>8.1f} "
-            f"{other.rate:>11,.0f} {load.rate / other.rate:>12.2f}"
+            f"{other.rate:>11,.0f} {load.rate / other.rate:>12.1%}"
         )
     with psycopg.connect(stack.admin_dsn) as connection:
         settled = connection.execute(

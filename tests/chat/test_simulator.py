@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from local.simulator import Plan, Simulator, tokens_of
+from local.simulator import WORDS, Plan, Simulator, tokens_of
 
 
 @pytest.fixture
@@ -47,6 +47,13 @@ def test_the_same_seed_gives_the_same_answer(client: TestClient) -> None:
     assert ask(client, "hello", seed=8)["choices"] != one["choices"]
     with TestClient(Simulator(seed=8).application()) as elsewhere:
         assert ask(elsewhere, "hello")["choices"] != one["choices"]
+
+
+def test_prose_has_the_length_asked_for_and_ends_with_a_word(client: TestClient) -> None:
+    for count in range(5, 60):
+        text = ask(client, f"simulate: tokens={count}")["choices"][0]["message"]["content"]
+        assert len(tokens_of(text)) == count
+        assert set(text.removeprefix("[simulated]").split()) <= set(WORDS)
 
 
 def test_stream_and_whole_say_the_same(client: TestClient) -> None:

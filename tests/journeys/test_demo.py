@@ -33,6 +33,9 @@ def test_the_story_ends_with_a_statement(tmp_path: Path, transport: str) -> None
         line for line in told.stdout.splitlines() if line.startswith("  ") and ". " in line[:6]
     ]
     assert len(steps) == 9
+    beginning = told.stdout.split("  1. ")[0]
+    for part in ("Postgres", "migrations", "Gateway", "Functions"):
+        assert f"{part}: " in beginning
     assert told.stdout.count("     done in ") == len(steps)
     for entry in ("Welcome credits", "Credits bought", "chat"):
         assert entry in told.stdout
@@ -40,8 +43,13 @@ def test_the_story_ends_with_a_statement(tmp_path: Path, transport: str) -> None
 
 
 def test_nothing_of_the_demo_is_left_behind(tmp_path: Path) -> None:
-    demo(tmp_path)
-    assert not (tmp_path / "demo").exists()
+    state, home = tmp_path / "state", tmp_path / "home"
+    home.mkdir()
+    # Neither the gateway nor the CLIs nor Stripe's library keep anything in the home folder.
+    told = demo(state, HOME=str(home), XDG_CONFIG_HOME="", XDG_CACHE_HOME="")
+    assert told.returncode == 0, told.stdout + told.stderr
+    assert list(home.rglob("*")) == []
+    assert not (state / "demo").exists()
 
 
 def test_a_step_that_fails_fails_the_command(tmp_path: Path) -> None:
