@@ -147,7 +147,7 @@ create index user_model_preferences_by_model on public.user_model_preferences (m
 -- ---------------------------------------------------------------------------------------------------------------
 
 grant select on public.model_providers, public.models to service_role;
--- By name, so that what operators note beside a price is nobody else's to read (docs/decisions/0011).
+-- By name, so that what operators note beside a price is nobody else's to read (docs/decisions/0012).
 grant select (id, slug, name, description, website_url, is_active, created_at, updated_at)
 on public.model_providers to anon, authenticated;
 grant select (
