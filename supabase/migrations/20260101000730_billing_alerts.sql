@@ -5,8 +5,8 @@
 --
 -- Crossings of the balance and of the month's use are seen by triggers on the account, where they happen. Their WHEN
 -- clauses compare columns of the row at hand: a hold or a settlement that crosses nothing runs no code and reads
--- nothing. Crossings of time (an invoice falls due, a subscription ends) are found by a cron job. Whatever the cause, the
--- row is what is told: a trigger on it hands the facts to private.notify(), for email and webhooks.
+-- nothing. Crossings of time (an invoice falls due, a subscription ends) are found by a cron job. Whatever the cause,
+-- the row is what is told: a trigger on it hands the facts to private.notify(), for email and webhooks.
 --
 -- An alert never stops money: the triggers on the account turn a failure into a warning in the log. A threshold of use
 -- that could not be told stays where it is and is tried again with the account's next request (sql/checks/405).
