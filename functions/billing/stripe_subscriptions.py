@@ -141,7 +141,8 @@ class SubscriptionGateway:
             params["cancel_at_period_end"] = False
         if subscription["is_paused"]:
             params["pause_collection"] = UNSET
-            params["metadata"] = {"quernel_paid_until": UNSET}
+            if not subscription["keeps_plan"]:
+                params["metadata"] = {"quernel_paid_until": UNSET}
             if (subscription["paid_until"] or 0) <= now:
                 params["billing_cycle_anchor"] = {"type": "now"}
                 params["proration_behavior"] = "none"

@@ -615,6 +615,7 @@ as $$
     'is_paused', p_subscription.is_paused,
     'current_period_end', extract(epoch from p_subscription.current_period_end)::bigint,
     'paid_until', extract(epoch from p_subscription.paid_until)::bigint,
+    'keeps_plan', coalesce(p_subscription.paid_plan_id is not null and p_subscription.paid_until > now(), false),
     -- Part of the idempotency keys at Stripe: the same change of the same state is made once.
     'revision', coalesce(
       (select o.revision from private.stripe_objects as o where o.id = p_subscription.stripe_subscription_id), 0

@@ -263,6 +263,18 @@ def test_a_pause_leaves_what_is_paid(subscribers: Subscribers, user: User) -> No
     assert len(subscriber.invoices()) == 1  # within what is paid nothing is charged
 
 
+def test_a_pause_does_not_forget_the_larger_plan_that_is_paid(
+    subscribers: Subscribers, user: User
+) -> None:
+    subscriber = subscribers.new(user, plan="business")
+    subscriber.post("change", plan="pro")
+    assert subscriber.post("pause").status_code == 200
+    assert subscriber.plan == "business"
+    resumed = subscriber.post("resume")
+    assert (resumed.json()["plan"], resumed.json()["kept_plan"]) == ("pro", "business")
+    assert subscriber.plan == "business"
+
+
 def paused_for_long(subscribers: Subscribers, user: User) -> Subscriber:
     """Paused in a period that has ended since; the next one was not collected."""
     subscriber = subscribers.new(user, at=days_ago(31))
