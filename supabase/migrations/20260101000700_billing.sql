@@ -1,5 +1,5 @@
--- Billing: plans, credit packs and their purchase, and the inbox of what Stripe says happened. Two more chapters go on:
--- subscriptions, and what was billed and paid (invoices, payments, payment methods).
+-- Billing: plans, credit packs and their purchase, and the inbox of what Stripe says happened. Further chapters go on:
+-- subscriptions, invoices (with payments and payment methods), alerts, limits, operations and top-ups.
 --
 --   plans                     what each tier allows and costs; profiles and organizations point at theirs
 --   private.plan_prices       every price at Stripe a plan ever had: old subscriptions keep theirs
