@@ -9,7 +9,7 @@
 -- the row is what is told: a trigger on it hands the facts to private.notify(), for email and webhooks.
 --
 -- An alert never stops money: the triggers on the account turn a failure into a warning in the log. A threshold of use
--- that could not be told stays where it is and is tried again with the account's next request (sql/checks/405).
+-- that could not be told stays where it is and is tried again with the account's next request (sql/checks/407).
 --
 -- Locks: the owner's row (for key share), which everybody else takes before the account, is taken here after it. So
 -- it is never waited for: whoever is being erased at this moment is told nothing.

@@ -409,7 +409,7 @@ def _(scene: Scene) -> str:
     return str(one(scene.db, query, scene.payer.user))
 
 
-@found_by("405_thresholds_lie_ahead")
+@found_by("407_thresholds_lie_ahead")
 def _(scene: Scene) -> str:
     # Past the trigger, which would tell the owner and aim at the next.
     scene.db.execute("set local session_replication_role = replica")
