@@ -164,6 +164,10 @@ def cast(
             (made.founder.id, made.organization_id),
         ):
             subscribe(admin_connection, user, organization, price_id("pro"))
+            admin_connection.execute(
+                "select private.raise_alert(%s, %s, 'low_balance', %s, 50, 49)",
+                [None if organization else user, organization, mark],
+            )
         for actor, organization in (("owner", None), ("founder", made.organization_id)):
             made.rpc(
                 actor,
