@@ -35,6 +35,9 @@ class BillingWorld(World):
     slow: set[str] = field(default_factory=set)
     """Customers whose payments take days to arrive."""
 
+    confirming: set[str] = field(default_factory=set)
+    """Customers whose bank wants to hear from them."""
+
     decline_codes: dict[str, str] = field(default_factory=dict)
     """Customer id → why a payment without them is declined; insufficient_funds for the others."""
 
@@ -99,6 +102,8 @@ class BillingWorld(World):
             if customer in self.declining:
                 reason = self.decline_codes.get(customer, "insufficient_funds")
                 return self.decline(intent["id"], reason)
+            if customer in self.confirming:
+                return self.confirm_wanted(intent["id"])
             return intent if customer in self.slow else self.arrive(intent["id"])
 
     def decline(self, intent_id: str, reason: str) -> StripeObject:
@@ -112,6 +117,31 @@ class BillingWorld(World):
                 "decline_code": reason,
                 "message": "Your card was declined.",
             },
+        )
+
+    def cancel(self, intent_id: str, cancellation_reason: str | None = None) -> StripeObject:
+        """POST /v1/payment_intents/…/cancel; returns the payment intent.
+
+        Raises KeyError for one nobody knows, ValueError for one that is paid or cancelled.
+        """
+        with self._lock:
+            if self.objects[intent_id]["status"] in {"succeeded", "canceled"}:
+                raise ValueError("You cannot cancel this PaymentIntent because of its status.")
+            return self.change(
+                intent_id,
+                status="canceled",
+                canceled_at=now(),
+                cancellation_reason=cancellation_reason,
+                next_action=None,
+            )
+
+    def confirm_wanted(self, intent_id: str) -> StripeObject:
+        """A bank wants its owner to confirm a payment; returns the payment intent."""
+        return self.change(
+            intent_id,
+            status="requires_action",
+            last_payment_error=None,
+            next_action={"type": "use_stripe_sdk", "use_stripe_sdk": {}},
         )
 
     def arrive(self, intent_id: str) -> StripeObject:

@@ -243,6 +243,10 @@ class StripeDouble:
             return _unknown(params, LIST_PARAMETERS) or self._list(resource, params)
         if method == "GET" and folder in READABLE:
             return self._found(object_id)
+        if method == "POST" and folder.startswith("payment_intents/") and object_id == "cancel":
+            return _unknown(params, {"cancellation_reason"}) or self._cancel(
+                folder.removeprefix("payment_intents/"), params
+            )
         if method == "POST" and folder.startswith("checkout/sessions/") and object_id == "expire":
             return self._found(folder.removeprefix("checkout/sessions/"), expire=True)
         return _error(404, "invalid_request_error", f"Unrecognized request URL ({method}: {path}).")
@@ -277,6 +281,16 @@ class StripeDouble:
             return JSONResponse(published(intent))
         body = {"error": failure | {"payment_intent": published(intent)}}
         return JSONResponse(body, 402, {"Request-Id": "req_double"})
+
+    def _cancel(self, intent_id: str, params: dict[str, Any]) -> Response:
+        try:
+            return JSONResponse(published(self.world.cancel(intent_id, **params)))
+        except KeyError:
+            return _missing("payment_intent", 404)
+        except ValueError as error:
+            return _error(
+                400, "invalid_request_error", str(error), "payment_intent_unexpected_state"
+            )
 
     def _subscription(self, method: str, resource: str, params: dict[str, Any]) -> Response:
         if method == "DELETE":

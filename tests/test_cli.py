@@ -18,9 +18,11 @@ from functions import cli
 from functions.core.settings import get_settings
 from functions.cron.jobs import CRON_JOBS
 from functions.cron.scheduler import JobRun
+from local import stripe_double
 from local.paths import ROOT
 from local.stack import Stack
 from tests.conftest import NewUser
+from tests.support.reconciliation import alone
 from tests.support.service import Service
 
 USER = "01234567-89ab-7def-8123-456789abcdef"
@@ -337,3 +339,49 @@ def test_a_plan_is_given(quernel: Quernel, new_user: NewUser) -> None:
     )  # fmt: skip
     assert (status, err) == (0, "")
     assert json.loads(out)["plan"] == "pro"
+
+
+def test_stripe_is_compared_and_what_was_missed_is_repaired(
+    quernel: Quernel,
+    db: Callable[[], psycopg.Connection],
+    service: Service,
+    new_user: NewUser,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with stripe_double.serve() as double, alone(db()):
+        monkeypatch.setenv("QUERNEL_STRIPE_API_BASE", double.url)
+        user = new_user()
+        claim = service.rpc("customer_claim", p_user_id=user.id, p_organization_id=None)
+        customer = double.world.customer()["id"]
+        service.rpc("customer_attach", p_claim_id=claim["claim_id"], p_customer_id=customer)
+        # A payment that nobody told us of: no event, no webhook.
+        card = double.world.attach(customer)["id"]
+        double.world.charge_off_session({
+            "customer": customer, "payment_method": card, "amount": "700", "currency": "eur",
+            "confirm": "true", "off_session": "true",
+        })  # fmt: skip
+        double.world.events.clear()
+
+        status, out, err = quernel("stripe", "reconcile", "--days", "2", "--json")
+        assert (status, err) == (0, "")
+        report = json.loads(out)
+        assert report["repaired"] >= 1
+        assert {f["outcome"] for f in report["findings"]} <= {"repaired", "skipped"}
+        (payment,) = db().execute(
+            "select amount_minor from public.payments where user_id = %s", [user.id]
+        )
+        assert payment == (700,)
+
+        status, out, _ = quernel("stripe", "reconcile", "--days", "2")
+        assert status == 0
+        shown = dict(line.split()[:2] for line in out.split("\n\n")[0].splitlines())
+        assert (shown["missing"], shown["repaired"]) == ("0", "0")
+
+
+def test_stripe_is_not_compared_where_payments_are_off(
+    quernel: Quernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("QUERNEL_STRIPE_SECRET_KEY", raising=False)
+    status, out, err = quernel("stripe", "reconcile")
+    assert (status, out) == (1, "")
+    assert err == "quernel: payments are not configured (command_failed)\n"

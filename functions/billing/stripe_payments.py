@@ -64,6 +64,19 @@ class PaymentGateway:
                 return Attempt(_payment_intent_of(error), error.code or "invalid_request")
         return Attempt(made.id, None)
 
+    async def cancel(self, payment_intent_id: str) -> None:
+        """End a payment intent that was not paid, so that nobody can pay it later on."""
+        with translated("payment_intents.cancel"):
+            try:
+                await self._v1.payment_intents.cancel_async(
+                    payment_intent_id,
+                    {"cancellation_reason": "abandoned"},
+                    {"idempotency_key": f"quernel-cancel-{payment_intent_id}"},
+                )
+            except stripe.InvalidRequestError as error:
+                if error.code != "payment_intent_unexpected_state":  # paid or cancelled meanwhile
+                    raise
+
     async def find(self, purchase: dict[str, Json]) -> str | None:
         """The payment intent of a purchase, looked for among its customer's; None for none."""
         begun = datetime.fromisoformat(purchase["begun_at"]) - CLOCKS_APART

@@ -7,11 +7,20 @@ known.
 
 from __future__ import annotations
 
+import logging
+
 from functions.billing.mirror import mirrored
 from functions.billing.stripe_client import StripeGateway
 from functions.billing.stripe_payments import PaymentGateway
 from functions.core.database import Database
+from functions.core.errors import QuernelError
 from functions.core.json import Json
+from functions.core.logging import log_event
+
+logger = logging.getLogger(__name__)
+
+UNPAID = ("requires_action", "requires_payment_method")
+"""States of a payment intent that only its owner could still pay."""
 
 
 class TopUpService:
@@ -52,4 +61,19 @@ class TopUpService:
             payment_intent_id,
             lambda: self._gateway.read("payment_intent", payment_intent_id),
         )
+        if state["status"] in UNPAID:
+            await self._abandon(payment_intent_id)
         return {"result": state["status"], "purchase_id": purchase_id}
+
+    async def _abandon(self, payment_intent_id: str) -> None:
+        """What was declined has failed here, so it ends at Stripe too; if it is paid, it counts."""
+        try:
+            await self._payments.cancel(payment_intent_id)
+        except QuernelError as error:
+            log_event(
+                logger,
+                logging.WARNING,
+                "payment intent not cancelled",
+                payment_intent_id=payment_intent_id,
+                error=error.code,
+            )

@@ -199,7 +199,8 @@ to service_role;
 -- ---------------------------------------------------------------------------------------------------------------
 
 insert into private.settings (name, value, description) values
-('reconcile_days', '3', 'Days back that the daily comparison with Stripe looks at what was made there.');
+('reconcile_days', '3', 'Days back that the daily comparison with Stripe looks at what was made there.'),
+('reconcile_report_days', '400', 'Days that the report of a comparison with Stripe is kept.');
 
 create table private.stripe_reconciliations (
   id uuid primary key default private.uuid7(),
@@ -467,13 +468,16 @@ begin
   returning * into v_run;
   if v_run.id is null then
     select r.* into strict v_run from private.stripe_reconciliations as r where r.status = 'running';
+  else
+    delete from private.stripe_reconciliations as r
+    where r.finished_at < now() - make_interval(days => private.setting('reconcile_report_days')::integer);
   end if;
   return private.stripe_reconciliation_json(v_run);
 end
 $$;
 
 comment on function backend.stripe_reconcile_start(text, integer) is
-'The run that is under way, or a new one over so many days that begins with this type.';
+'The run that is under way, or a new one over so many days that begins with this type; then reports past reconcile_report_days are deleted.';
 
 create function backend.stripe_reconcile_compare(p_objects jsonb, p_livemode boolean) returns jsonb
 language plpgsql volatile security definer set search_path = ''

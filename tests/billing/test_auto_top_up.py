@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from decimal import Decimal
 from uuid import UUID, uuid4
@@ -10,9 +11,10 @@ import psycopg
 import pytest
 from postgrest import APIError
 
+from functions.billing.stripe_payments import PaymentGateway
 from functions.billing.tasks import buy_automatic_top_up
 from functions.core.database import Database
-from functions.core.errors import QuernelError
+from functions.core.errors import QuernelError, UnavailableError
 from functions.core.settings import Settings
 from functions.cron.jobs import CRON_JOBS
 from functions.tasks.context import TaskContext, TaskRejectedError
@@ -36,6 +38,7 @@ async def top_ups(shop: Shop, stack: Stack) -> AsyncIterator[TopUps]:
     world = shop.stripe.world
     world.declining.clear()
     world.slow.clear()
+    world.confirming.clear()
     world.decline_codes.clear()
     shop.rows(
         "update private.settings set value = '86400' where name = 'auto_top_up_delay_seconds'"
@@ -449,7 +452,95 @@ async def test_money_that_does_not_arrive_is_declined_once(top_ups: TopUps, user
     assert top_ups.settings(account)["failures"] == 1
 
 
+async def test_a_declined_payment_is_ended_at_stripe(top_ups: TopUps, user: User) -> None:
+    account = top_ups.low(user)
+    top_ups.shop.stripe.world.declining.add(top_ups.customer(user))
+    await top_ups.buy(account)
+    (intent,) = top_ups.intents(user)
+    assert (intent["status"], intent["cancellation_reason"]) == ("canceled", "abandoned")
+    later(top_ups)
+    event = top_ups.shop.event("payment_intent.canceled", intent)
+    assert top_ups.shop.result(event) == "applied"
+    assert top_ups.settings(account)["failures"] == 1
+
+
+async def test_a_payment_that_cannot_be_ended_has_failed_all_the_same(
+    top_ups: TopUps, user: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account = top_ups.low(user)
+    top_ups.shop.stripe.world.declining.add(top_ups.customer(user))
+
+    async def away(*_: object) -> None:
+        raise UnavailableError("payment_provider_unavailable", "Stripe does not answer.")
+
+    monkeypatch.setattr(PaymentGateway, "cancel", away)
+    assert (await top_ups.buy(account))["result"] == "requires_payment_method"
+    assert top_ups.statuses(account) == ["failed"]
+
+
+@pytest.mark.parametrize("told_by", ["answer", "event"])
+async def test_a_payment_whose_owner_must_confirm_it_waits_for_them(
+    top_ups: TopUps, user: User, told_by: str
+) -> None:
+    account = top_ups.low(user)
+    world = top_ups.shop.stripe.world
+    if told_by == "answer":
+        world.confirming.add(top_ups.customer(user))
+        assert (await top_ups.buy(account))["result"] == "requires_action"
+    else:
+        world.slow.add(top_ups.customer(user))
+        await top_ups.buy(account)
+        (intent,) = top_ups.intents(user)
+        waiting = world.confirm_wanted(intent["id"])
+        later(top_ups)
+        event = top_ups.shop.event("payment_intent.requires_action", waiting)
+        assert top_ups.shop.result(event) == "applied"
+    row = top_ups.settings(account)
+    assert (row["is_enabled"], row["last_failure_code"]) == (False, "authentication_required")
+    assert top_ups.statuses(account) == ["failed"]
+    assert top_ups.shop.balance(user) == LEFT
+
+
 # Repetitions and crashes ------------------------------------------------------------------------
+
+
+async def test_two_workers_at_once_charge_once(top_ups: TopUps, user: User) -> None:
+    account = top_ups.low(user)
+    top_ups.shop.stripe.latency_seconds = 0.2  # both ask before either has its answer
+    try:
+        answers = await asyncio.gather(
+            *(top_ups.buy(account) for _ in range(4)), return_exceptions=True
+        )
+    finally:
+        top_ups.shop.stripe.latency_seconds = 0
+    # Stripe refuses a key that is in use: who is refused comes again.
+    assert {"result": "succeeded"}.items() <= max(
+        (a for a in answers if isinstance(a, dict)), key=lambda a: a["result"] == "succeeded"
+    ).items()
+    assert all(isinstance(a, dict | UnavailableError) for a in answers)
+    assert len(top_ups.intents(user)) == 1
+    assert top_ups.statuses(account) == ["paid"]
+    assert top_ups.shop.balance(user) == LEFT + CREDITS
+
+
+async def test_money_that_arrives_after_its_owner_was_erased_is_granted_to_nobody_else(
+    top_ups: TopUps, user: User
+) -> None:
+    account = top_ups.low(user)
+    top_ups.shop.stripe.world.slow.add(top_ups.customer(user))
+    await top_ups.buy(account)
+    (intent,) = top_ups.intents(user)
+    top_ups.shop.rows("delete from auth.users where id = %s", user.id)
+    paid = top_ups.shop.stripe.world.arrive(intent["id"])
+    later(top_ups)
+    event = top_ups.shop.event("payment_intent.succeeded", paid)
+    assert top_ups.shop.result(event) == "applied"
+    # The books stay whole: what was paid for is owed until it is refunded, to nobody by name.
+    row = top_ups.shop.row(
+        "select user_id, balance from public.credit_accounts where id = %s", account
+    )
+    assert row == {"user_id": None, "balance": LEFT + CREDITS}
+    assert top_ups.statuses(account) == ["paid"]
 
 
 def later(top_ups: TopUps) -> None:

@@ -455,3 +455,20 @@ async def test_the_pages_are_stripes(books: Books) -> None:
     for params in asked.values():
         assert int(params["created"]["gte"]) == pytest.approx(now() - 2 * 86_400, abs=60)
     assert asked["/v1/subscriptions"]["status"] == "all"
+
+
+async def test_reports_are_deleted_past_their_retention(books: Books) -> None:
+    def report(days: int) -> str:
+        row = books.shop.row(
+            "insert into private.stripe_reconciliations (since, status, finished_at)"
+            " select now(), 'completed', now() - %s * interval '1 day' returning id",
+            days,
+        )
+        return str(row["id"])
+
+    old, recent = report(401), report(399)
+    await books.reconcile(days=1)
+    kept = books.shop.rows("select id::text from private.stripe_reconciliations")
+    ids = {row["id"] for row in kept}
+    assert recent in ids
+    assert old not in ids
