@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import parse_qsl
 
 import httpx
@@ -243,12 +243,8 @@ class StripeDouble:
             return _unknown(params, LIST_PARAMETERS) or self._list(resource, params)
         if method == "GET" and folder in READABLE:
             return self._found(object_id)
-        if method == "POST" and folder.startswith("payment_intents/") and object_id == "cancel":
-            return _unknown(params, {"cancellation_reason"}) or self._cancel(
-                folder.removeprefix("payment_intents/"), params
-            )
-        if method == "POST" and folder.startswith("checkout/sessions/") and object_id == "expire":
-            return self._found(folder.removeprefix("checkout/sessions/"), expire=True)
+        if method == "POST" and (act := self._acts.get((folder.rpartition("/")[0], object_id))):
+            return act(self, folder.rpartition("/")[2], params)
         return _error(404, "invalid_request_error", f"Unrecognized request URL ({method}: {path}).")
 
     def _create(self, resource: str, params: dict[str, Any]) -> Response:
@@ -283,6 +279,8 @@ class StripeDouble:
         return JSONResponse(body, 402, {"Request-Id": "req_double"})
 
     def _cancel(self, intent_id: str, params: dict[str, Any]) -> Response:
+        if unknown := _unknown(params, {"cancellation_reason"}):
+            return unknown
         try:
             return JSONResponse(published(self.world.cancel(intent_id, **params)))
         except KeyError:
@@ -323,9 +321,15 @@ class StripeDouble:
             }
         )
 
-    def _found(self, object_id: str, *, expire: bool = False) -> Response:
-        if expire:
-            return _answered(partial(self.world.expire, object_id))
+    def _expire(self, session_id: str, _: dict[str, Any]) -> Response:
+        return _answered(partial(self.world.expire, session_id))
+
+    _acts: ClassVar = {
+        ("checkout/sessions", "expire"): _expire,
+        ("payment_intents", "cancel"): _cancel,
+    }
+
+    def _found(self, object_id: str) -> Response:
         # Refunds are expanded where they are asked for, and always here.
         return _answered(partial(self.world.get, object_id), expanded={"refunds"})
 
