@@ -19,7 +19,7 @@ from functions.chat.schemas import parse
 from functions.chat.service import Ask, ChatService
 from functions.chat.streaming import EventResponse, Sink, while_connected
 from functions.chat.upstream import Upstream
-from functions.core.auth import CurrentCaller
+from functions.core.auth import CurrentPrincipal
 from functions.core.errors import InvalidRequestError
 from functions.core.json import Json, dumps
 
@@ -48,7 +48,7 @@ async def _service(request: Request) -> ChatService:
 
 async def _ask(
     request: Request,
-    caller: CurrentCaller,
+    caller: CurrentPrincipal,
     openai_organization: Annotated[str | None, Header(description=docs.ORGANIZATION)] = None,
 ) -> Ask:
     since = monotonic()
@@ -58,7 +58,7 @@ async def _ask(
         )
     return Ask(
         completion=parse(await request.body()),
-        user_id=caller.user_id,
+        caller=caller,
         request_id=request.state.request_id,
         since=since,
         organization=openai_organization or None,
@@ -116,15 +116,15 @@ async def quote(ask: AskDep, service: ServiceDep) -> Response:
 
 
 @router.get("/models", summary="List the chat models", responses=docs.MODELS_RESPONSES)
-async def models(caller: CurrentCaller, service: ServiceDep) -> Response:
+async def models(caller: CurrentPrincipal, service: ServiceDep) -> Response:
     """What can be chatted with, and its price."""
-    return _json({"object": "list", "data": await service.models(caller.user_id)})
+    return _json({"object": "list", "data": await service.models(caller)})
 
 
 @router.get("/models/{model_id:path}", summary="One chat model", responses=docs.MODEL_RESPONSES)
-async def model(model_id: str, caller: CurrentCaller, service: ServiceDep) -> Response:
+async def model(model_id: str, caller: CurrentPrincipal, service: ServiceDep) -> Response:
     """One of them; ids may hold slashes."""
-    return _json(await service.model(caller.user_id, model_id))
+    return _json(await service.model(caller, model_id))
 
 
 def _json(value: Json) -> Response:

@@ -23,7 +23,7 @@ import anyio
 
 from functions.chat.counting import Usage
 from functions.core.database import Database
-from functions.core.errors import QuernelError
+from functions.core.errors import QuernelError, rate_limit_headers
 from functions.core.json import Json
 from functions.core.logging import log_event
 
@@ -122,10 +122,12 @@ class Meter:
         self._hold_id: str = started["hold_id"]
         background.begin(self)
         self._life = _seconds_until(started["deadline"])
-        self.max_tokens: int = started["max_tokens"]
-        self.model_id: str = started["model"]["id"]
-        self.upstream_model: str = started["model"]["upstream_model"]
-        self.capabilities: dict[str, Any] = started["model"].get("capabilities") or {}
+        model = started["candidates"][0]
+        self.max_tokens: int = model["max_tokens"]
+        self.model_id: str = model["id"]
+        self.upstream_model: str = model["upstream_model"]
+        self.capabilities: dict[str, Any] = model.get("capabilities") or {}
+        self.headers = rate_limit_headers(started.get("rate_limit"))
         self.first_token_ms: int | None = None
 
     @classmethod

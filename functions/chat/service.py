@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from typing import Any
-from uuid import UUID
 
 from functions.chat import answers
 from functions.chat.answers import Answer, StreamedAnswer, WholeAnswer
@@ -14,6 +13,7 @@ from functions.chat.metering import Background, ClientGoneError, Meter, Replay
 from functions.chat.schemas import Completion
 from functions.chat.streaming import Sink
 from functions.chat.upstream import AnswerCutOffError, Upstream
+from functions.core.auth import Principal
 from functions.core.database import Database
 from functions.core.errors import InvalidRequestError, NotFoundError
 
@@ -25,7 +25,7 @@ class Ask:
     """A checked request, who makes it and who pays."""
 
     completion: Completion
-    user_id: UUID
+    caller: Principal
     request_id: str
     since: float  # monotonic time of arrival, seconds
     organization: str | None = None  # id or slug; None: the caller pays
@@ -69,7 +69,7 @@ class ChatService:
             usage = answer.usage(ended=True)
             text = answer.unpaid(usage)
             meter.finish(usage, "completed", answer.stored(usage) if ask.idempotency_key else None)
-            return answers.with_receipt(text, await meter.closed()), {}
+            return answers.with_receipt(text, await meter.closed()), meter.headers
 
     async def stream(self, ask: Ask, sink: Sink) -> None:
         """Answer in chunks. Raises QuernelError; then nothing was charged.
@@ -82,6 +82,7 @@ class ChatService:
         if isinstance(meter, Replay):
             await _replay(meter, sink)
             return
+        sink.headers |= meter.headers
         async with meter:
             _require_vision(ask.completion, meter.capabilities)
             answer = StreamedAnswer(
@@ -116,7 +117,7 @@ class ChatService:
         """
         quote: dict[str, Any] = await self._database.rpc(
             "chat_quote",
-            p_user_id=ask.user_id,
+            **ask.caller.arguments,
             p_model=ask.completion.model,
             p_prompt_tokens=ask.completion.size.bound,
             p_prompt_estimate=ask.completion.size.estimate,
@@ -124,17 +125,18 @@ class ChatService:
             p_choices=ask.completion.choices,
             p_organization=ask.organization,
         )
-        _require_vision(ask.completion, quote.pop("capabilities"))
+        candidates = quote.pop("candidates")
+        _require_vision(ask.completion, candidates[0]["capabilities"])
         return quote
 
-    async def models(self, user_id: UUID) -> list[dict[str, Any]]:
-        """The models a user may chat with, in OpenAI's shape and with prices."""
-        models = await self._database.rpc("chat_models", p_user_id=user_id)
+    async def models(self, caller: Principal) -> list[dict[str, Any]]:
+        """The models a caller may chat with, in OpenAI's shape and with prices."""
+        models = await self._database.rpc("chat_models", **caller.arguments)
         return [{"object": "model"} | model for model in models]
 
-    async def model(self, user_id: UUID, model_id: str) -> dict[str, Any]:
+    async def model(self, caller: Principal, model_id: str) -> dict[str, Any]:
         """One of them. Raises NotFoundError."""
-        for model in await self.models(user_id):
+        for model in await self.models(caller):
             if model["id"] == model_id:
                 return model
         raise NotFoundError("model_not_found", "There is no such model.", {"param": "model"})
@@ -150,7 +152,7 @@ class ChatService:
             self._database,
             self.background,
             ask.since,
-            p_user_id=ask.user_id,
+            **ask.caller.arguments,
             p_request_id=ask.request_id,
             p_model=completion.model,
             p_prompt_tokens=completion.size.bound,

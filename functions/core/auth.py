@@ -1,8 +1,8 @@
-"""Who is calling: turns the bearer credential of a request into a Caller, or refuses it with 401.
+"""Who is calling: the bearer credential of a request becomes a Principal, or is refused with 401.
 
-Kinds of credential are verifiers in a list (Authenticator); today there is one, the access token
-of Supabase Auth. Suspension, membership and limits are not checked here: the database does that in
-the transaction that acts.
+Kinds of credential are verifiers in a list (Authenticator): access tokens of Supabase Auth, and API
+keys, which stand for themselves until the database has looked them up. Suspension, membership and
+limits are not checked here: the database does that in the transaction that acts.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Protocol
+from typing import Annotated, Any, Protocol, TypeAlias
 from uuid import UUID
 
 import jwt
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPBearer
 
-from functions.core.errors import UnauthenticatedError
+from functions.core.api_keys import ApiKeyCaller
+from functions.core.errors import QuernelError, UnauthenticatedError
 from functions.core.jwks import KeySet
 from functions.core.settings import Settings
 
@@ -49,6 +50,15 @@ class Caller:
     session_id: str | None = None
     is_anonymous: bool = False
 
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What tells a backend function who is calling."""
+        return {"p_user_id": self.user_id}
+
+
+Principal: TypeAlias = Caller | ApiKeyCaller
+"""Whoever is calling: a person who is signed in, or a program."""
+
 
 class CredentialVerifier(Protocol):
     """One kind of credential."""
@@ -57,7 +67,7 @@ class CredentialVerifier(Protocol):
         """Whether the credential is of this kind, by its shape alone."""
         ...
 
-    async def verify(self, credential: str) -> Caller:
+    async def verify(self, credential: str) -> Principal:
         """Raise UnauthenticatedError unless the credential is valid."""
         ...
 
@@ -68,7 +78,7 @@ class Authenticator:
     def __init__(self, verifiers: Sequence[CredentialVerifier]) -> None:
         self._verifiers = tuple(verifiers)
 
-    async def authenticate(self, credential: str) -> Caller:
+    async def authenticate(self, credential: str) -> Principal:
         """The caller. Raises UnauthenticatedError, or UnavailableError when keys cannot be had."""
         if len(credential) <= TOKEN_MAX_CHARACTERS:
             for verifier in self._verifiers:
@@ -172,21 +182,23 @@ def _invalid() -> UnauthenticatedError:
 
 
 _bearer = HTTPBearer(
-    bearerFormat="JWT",
-    scheme_name="access token",
-    description="The access token of a signed-in user, as Supabase Auth issues it.",
+    scheme_name="access token or API key",
+    description="The access token of a signed-in user, as Supabase Auth issues it. What is for "
+    "programs as well takes an API key (qk_...) too.",
     auto_error=False,
 )
 
 
-async def authenticate(request: Request, _: Annotated[object, Security(_bearer)]) -> Caller:
+async def authenticate(request: Request, _: Annotated[object, Security(_bearer)]) -> Principal:
     """Dependency: the caller of this request.
 
-    401 missing_credentials, invalid_token or expired_token.
+    401 missing_credentials, invalid_token, expired_token or invalid_api_key.
     """
     headers = request.headers.getlist("authorization")
     if not headers:
-        raise UnauthenticatedError("missing_credentials", "Send an access token as a bearer token.")
+        raise UnauthenticatedError(
+            "missing_credentials", "Send an access token or an API key as a bearer token."
+        )
     scheme, _space, credential = headers[0].partition(" ")
     if len(headers) > 1 or scheme.lower() != "bearer" or not credential.strip():
         raise _invalid()
@@ -194,5 +206,16 @@ async def authenticate(request: Request, _: Annotated[object, Security(_bearer)]
     return await authenticator.authenticate(credential.strip())
 
 
-CurrentCaller = Annotated[Caller, Depends(authenticate)]
+async def _person(principal: Annotated[Principal, Depends(authenticate)]) -> Caller:
+    if isinstance(principal, ApiKeyCaller):
+        raise QuernelError(
+            "api_key_not_accepted", 403, "This is for people: send an access token instead."
+        )
+    return principal
+
+
+CurrentCaller = Annotated[Caller, Depends(_person)]
 """Parameter type of a route that needs a signed-in user."""
+
+CurrentPrincipal = Annotated[Principal, Depends(authenticate)]
+"""Parameter type of a route that programs may use as well, by API key."""

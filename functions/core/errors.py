@@ -151,12 +151,24 @@ def render(error: QuernelError, path: str) -> Response:
     headers = dict(error.headers)
     if error.retry_after is not None:
         headers.setdefault("Retry-After", str(max(0, math.ceil(error.retry_after))))
+    headers = rate_limit_headers(error.facts) | headers
     return Response(
         dumps(body(error, path)),
         status_code=error.status,
         headers=headers,
         media_type="application/json" if speaks_openai(path) else "application/problem+json",
     )
+
+
+def rate_limit_headers(facts: Mapping[str, Any] | None) -> dict[str, str]:
+    """RateLimit headers (draft-ietf-httpapi-ratelimit-headers-07, as most clients read them).
+
+    From `limit`, `remaining` and `reset` (seconds until nothing is used); none where they lack.
+    """
+    names = ("limit", "remaining", "reset")
+    if facts is None or not all(isinstance(facts.get(name), int) for name in names):
+        return {}
+    return {f"RateLimit-{name.capitalize()}": str(facts[name]) for name in names}
 
 
 def speaks_openai(path: str) -> bool:

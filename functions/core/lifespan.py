@@ -12,6 +12,7 @@ import stripe
 from fastapi import FastAPI
 from pydantic import SecretStr
 
+from functions.core.api_keys import ApiKeyVerifier
 from functions.core.auth import AccessTokenVerifier, Authenticator
 from functions.core.database import Database
 from functions.core.health import Readiness
@@ -53,7 +54,9 @@ def lifespan(settings: Settings) -> Lifespan:
             app.state.stripe, http_client = open_stripe(settings)
             if http_client is not None:
                 stack.push_async_callback(http_client.close_async)
-            app.state.authenticator = Authenticator([AccessTokenVerifier(settings, keys)])
+            app.state.authenticator = Authenticator(
+                [ApiKeyVerifier(), AccessTokenVerifier(settings, keys)]
+            )
             yield
 
     return run

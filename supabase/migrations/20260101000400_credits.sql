@@ -133,6 +133,7 @@ create table private.credit_holds (
   id uuid primary key default private.uuid7(),
   account_id uuid not null references public.credit_accounts (id),
   user_id uuid references public.profiles (id) on delete set null,
+  api_key_id uuid,
   action text not null,
   amount numeric(20, 6) not null,
   tokens bigint not null default 0,
@@ -161,7 +162,8 @@ create table private.credit_holds (
 comment on table private.credit_holds is 'Credits promised to work in flight: active, then settled, released or expired.';
 comment on column private.credit_holds.id is 'Identifies the hold, and its row in usage_logs.';
 comment on column private.credit_holds.account_id is 'Who pays.';
-comment on column private.credit_holds.user_id is 'Who asked for the work; null once erased.';
+comment on column private.credit_holds.user_id is 'Who asked for the work; null once erased, and for an organization''s key.';
+comment on column private.credit_holds.api_key_id is 'By which API key; null for a person who is signed in. No foreign key: the ledger outlives keys.';
 comment on column private.credit_holds.action is 'What the work is, as in usage_logs.action.';
 comment on column private.credit_holds.amount is 'Credits held: the most the work can cost.';
 comment on column private.credit_holds.tokens is 'Tokens held against the plan: what the work is expected to use at most; what it did use is counted at its end.';
@@ -874,6 +876,8 @@ create type private.hold_limits as (
   debt numeric,
   account_budget_left numeric,
   member_budget_left numeric,
+  api_key_id uuid,
+  api_key_budget_left numeric,
   plan text,
   requests_per_minute integer,
   concurrent_requests integer,
@@ -887,6 +891,7 @@ comment on type private.hold_limits is
 create function private.payer(
   p_user_id uuid,
   p_organization_id uuid,
+  p_api_key_id uuid default null,
   out account public.credit_accounts,
   out limits private.hold_limits
 )
@@ -900,13 +905,16 @@ declare
 begin
   -- Locked before the account, as the erasure of a person or an organization does: the hold's foreign keys would lock
   -- them after it, and the two would wait for each other.
-  select p.is_active, a.id into v_is_active, v_account_id
-  from public.profiles as p
-  left join public.credit_accounts as a on a.user_id = p.id
-  where p.id = p_user_id
-  for key share of p;
-  if v_is_active is not true then
-    perform private.fail(403, 'account_suspended', 'This account is suspended.');
+  -- An organization's own key asks for nobody in person.
+  if p_user_id is not null or p_api_key_id is null or p_organization_id is null then
+    select p.is_active, a.id into v_is_active, v_account_id
+    from public.profiles as p
+    left join public.credit_accounts as a on a.user_id = p.id
+    where p.id = p_user_id
+    for key share of p;
+    if v_is_active is not true then
+      perform private.fail(403, 'account_suspended', 'This account is suspended.');
+    end if;
   end if;
   if p_organization_id is not null then
     select o.is_active, a.id into v_is_active, v_account_id
@@ -935,7 +943,11 @@ begin
   limits.requests_left := nullif(v_plan.requests_per_month, -1) - account.period_requests;
   limits.tokens_left := nullif(v_plan.monthly_tokens, -1) - account.period_tokens - account.tokens_held;
 
-  if p_organization_id is not null then
+  if p_api_key_id is not null then
+    limits.api_key_id := p_api_key_id;
+    limits.api_key_budget_left := private.api_key_budget_left(p_api_key_id);
+  end if;
+  if p_organization_id is not null and p_user_id is not null then
     select m.monthly_credit_budget as budget,
       coalesce(s.held, 0) as held,
       case when s.period_start >= private.month_start(now()) then s.spent else 0 end as spent
@@ -952,8 +964,8 @@ begin
 end
 $$;
 
-comment on function private.payer(uuid, uuid) is
-'Locks the account that pays and says how much room it has; 403 account_suspended when the user or the organization is suspended, not_a_member for a stranger.';
+comment on function private.payer(uuid, uuid, uuid) is
+'Locks the account that pays and says how much room it has, and the API key that asks; 403 account_suspended when the user or the organization is suspended, not_a_member for a stranger.';
 
 create function private.require_room(p_limits private.hold_limits, p_amount numeric, p_tokens bigint) returns void
 language plpgsql stable set search_path = ''
@@ -987,10 +999,14 @@ begin
   v_source := case
     when p_limits.account_budget_left < p_amount then 'account_budget'
     when p_limits.member_budget_left < p_amount then 'member_budget'
+    when p_limits.api_key_budget_left < p_amount then 'api_key_budget'
   end;
   if v_source is not null then
     v_available := case v_source
-      when 'account_budget' then p_limits.account_budget_left else p_limits.member_budget_left end;
+      when 'account_budget' then p_limits.account_budget_left
+      when 'member_budget' then p_limits.member_budget_left
+      else p_limits.api_key_budget_left
+    end;
     perform private.fail(402, 'budget_exceeded', 'The monthly budget does not suffice for this request.', jsonb_build_object(
       'limit_source', v_source, 'required', p_amount, 'available', greatest(v_available, 0), 'remedy', 'raise_budget'));
   end if;
@@ -1011,29 +1027,28 @@ create function private.place_hold(
   p_seconds integer,
   p_terms jsonb default '{}',
   p_usage jsonb default '{}',
-  p_attempt integer default 1
-) returns private.credit_holds
+  p_attempt integer default 1,
+  out hold private.credit_holds,
+  out rate_limit jsonb
+)
 language plpgsql volatile security definer set search_path = ''
 as $$
 declare
-  v_hold private.credit_holds;
-  v_interval interval;
+  v_rate record;
   v_next timestamptz;
   v_id uuid := private.uuid7();
   v_now timestamptz := clock_timestamp();
 begin
-  -- Rate limit: generic cell rate algorithm (ITU-T I.371), a burst of one minute's requests.
   if p_limits.requests_per_minute is not null then
-    v_interval := interval '60 seconds' / greatest(p_limits.requests_per_minute, 1);
-    v_next := greatest(p_account.next_request_at, v_now) + v_interval;
-    if p_limits.requests_per_minute = 0 or v_next - v_now > interval '60 seconds' then
+    v_rate := private.gcra(p_account.next_request_at, v_now, p_limits.requests_per_minute, interval '60 seconds', 1);
+    if v_rate.retry_after is not null then
       perform private.fail(429, 'rate_limited', 'Too many requests; try again later.', jsonb_build_object(
         'limit_source', 'plan.requests_per_minute', 'plan', p_limits.plan, 'limit', p_limits.requests_per_minute,
-        'retry_after', case
-          when p_limits.requests_per_minute = 0 then 60
-          else ceil(extract(epoch from v_next - v_now - interval '60 seconds') * 1000) / 1000
-        end));
+        'remaining', v_rate.remaining, 'reset', v_rate.reset, 'retry_after', v_rate.retry_after));
     end if;
+    v_next := v_rate.next_at;
+    rate_limit := jsonb_build_object(
+      'limit', p_limits.requests_per_minute, 'remaining', v_rate.remaining, 'reset', v_rate.reset);
   end if;
   if p_account.active_holds >= p_limits.concurrent_requests then
     perform private.fail(429, 'too_many_concurrent_requests', 'Too many requests are in flight; try again when one has ended.',
@@ -1041,6 +1056,11 @@ begin
         p_limits.concurrent_requests, 'retry_after', 1));
   end if;
   perform private.require_room(p_limits, p_amount, p_tokens);
+  if p_limits.api_key_id is not null then
+    rate_limit := private.tighter_rate(
+      rate_limit, private.api_key_take(p_limits.api_key_id, p_amount, p_tokens, v_now)
+    );
+  end if;
 
   update public.credit_accounts as a
   set held = a.held + p_amount,
@@ -1051,36 +1071,36 @@ begin
     updated_at = v_now
   where a.id = p_account.id;
 
-  if p_account.organization_id is not null then
+  if p_account.organization_id is not null and p_user_id is not null then
     insert into private.member_spending as s (organization_id, user_id, held)
     values (p_account.organization_id, p_user_id, p_amount)
     on conflict (organization_id, user_id) do update set held = s.held + excluded.held;
   end if;
 
   insert into private.credit_holds (
-    id, account_id, user_id, action, amount, tokens, terms, idempotency_key, attempt, created_at, deadline
+    id, account_id, user_id, api_key_id, action, amount, tokens, terms, idempotency_key, attempt, created_at, deadline
   ) values (
-    v_id, p_account.id, p_user_id, p_action, p_amount, p_tokens, p_terms, p_idempotency_key, p_attempt, v_now,
+    v_id, p_account.id, p_user_id, p_limits.api_key_id, p_action, p_amount, p_tokens, p_terms, p_idempotency_key, p_attempt, v_now,
     v_now + make_interval(secs => coalesce(p_seconds, private.setting('hold_seconds')::integer))
   )
-  returning * into v_hold;
+  returning * into hold;
 
   -- In the hold's own transaction: whatever crashes later, a request that reached a model has its row.
   insert into public.usage_logs (
-    id, created_at, account_id, user_id, organization_id, action, resource_type, resource_id, model_id, provider,
-    credits_held, is_streamed, ip_address, user_agent
+    id, created_at, account_id, user_id, organization_id, api_key_id, action, resource_type, resource_id, model_id,
+    provider, credits_held, is_streamed, ip_address, user_agent
   ) values (
-    v_id, v_now, p_account.id, p_user_id, p_account.organization_id, p_action, p_usage ->> 'resource_type',
-    (p_usage ->> 'resource_id')::uuid, p_usage ->> 'model_id', p_usage ->> 'provider', p_amount,
+    v_id, v_now, p_account.id, p_user_id, p_account.organization_id, p_limits.api_key_id, p_action,
+    p_usage ->> 'resource_type', (p_usage ->> 'resource_id')::uuid, p_usage ->> 'model_id', p_usage ->> 'provider',
+    p_amount,
     coalesce((p_usage ->> 'is_streamed')::boolean, false), (p_usage ->> 'ip_address')::inet, p_usage ->> 'user_agent'
   );
-  return v_hold;
 end
 $$;
 
 comment on function private.place_hold(
   public.credit_accounts, private.hold_limits, uuid, numeric, bigint, text, text, integer, jsonb, jsonb, integer
-) is 'Checks every limit, moves the amount to held, and inserts the hold and its usage row, in one transaction. The account is locked.';
+) is 'Checks every limit, moves the amount to held, and inserts the hold and its usage row, in one transaction; with it the tightest rate limit, as RateLimit headers tell it. The account is locked.';
 
 create function private.credit_hold(
   p_user_id uuid,
@@ -1129,10 +1149,10 @@ begin
       return v_hold;
     end if;
   end if;
-  return private.place_hold(
+  return (private.place_hold(
     v_payer.account, v_payer.limits, p_user_id, p_amount, p_tokens, p_idempotency_key, p_action, p_seconds, p_terms,
     p_usage, coalesce(v_hold.attempt, 0) + 1
-  );
+  )).hold;
 end
 $$;
 
@@ -1156,10 +1176,17 @@ $$;
 
 comment on function private.lock_hold(uuid) is 'Locks a hold''s account, then the hold; 404 hold_not_found.';
 
-create function private.close_hold(p_hold private.credit_holds, p_organization_id uuid, p_spent numeric) returns void
+create function private.close_hold(
+  p_hold private.credit_holds, p_organization_id uuid, p_spent numeric, p_tokens bigint
+) returns void
 language plpgsql volatile security definer set search_path = ''
 as $$
 begin
+  if p_hold.api_key_id is not null then
+    perform private.api_key_give_back(
+      p_hold.api_key_id, p_hold.status = 'active', p_hold.amount, p_hold.tokens, p_spent, p_tokens
+    );
+  end if;
   if p_organization_id is not null and p_hold.user_id is not null then
     update private.member_spending as s
     set held = s.held - case when p_hold.status = 'active' then p_hold.amount else 0 end,
@@ -1171,8 +1198,8 @@ begin
 end
 $$;
 
-comment on function private.close_hold(private.credit_holds, uuid, numeric) is
-'Moves a member''s share of a finished hold from held to spent.';
+comment on function private.close_hold(private.credit_holds, uuid, numeric, bigint) is
+'Moves a member''s and an API key''s share of a finished hold from held to spent.';
 
 create function private.settle_hold(
   p_hold private.credit_holds,
@@ -1237,7 +1264,7 @@ begin
     );
   end if;
 
-  perform private.close_hold(v_hold, v_account.organization_id, p_amount);
+  perform private.close_hold(v_hold, v_account.organization_id, p_amount, p_tokens);
   update private.credit_holds as h
   set status = 'settled', settled_amount = p_amount, finished_at = clock_timestamp()
   where h.id = v_hold.id;
@@ -1312,7 +1339,7 @@ begin
       updated_at = now()
     where a.id = v_account.id
     returning a.* into v_account;
-    perform private.close_hold(v_hold, v_account.organization_id, 0);
+    perform private.close_hold(v_hold, v_account.organization_id, 0, 0);
     update private.credit_holds as h
     set status = p_status, reason = p_reason, finished_at = clock_timestamp()
     where h.id = p_hold_id;

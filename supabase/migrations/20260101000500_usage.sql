@@ -7,6 +7,7 @@ create table public.usage_logs (
   account_id uuid not null,
   user_id uuid references public.profiles (id) on delete set null,
   organization_id uuid references public.organizations (id) on delete set null,
+  api_key_id uuid,
   action text not null,
   resource_type text,
   resource_id uuid,
@@ -42,8 +43,9 @@ create table public.usage_logs (
 comment on table public.usage_logs is 'One row per request, by month.';
 comment on column public.usage_logs.id is 'Identifies the request; the id of its hold.';
 comment on column public.usage_logs.account_id is 'The account that paid; no foreign key, because the ledger outlives the month.';
-comment on column public.usage_logs.user_id is 'Who asked; null once erased.';
+comment on column public.usage_logs.user_id is 'Who asked; null once erased, and for an organization''s key.';
 comment on column public.usage_logs.organization_id is 'The organization that paid, if one did.';
+comment on column public.usage_logs.api_key_id is 'The API key it came by; null for a person who is signed in. No foreign key, since every request would then lock the key''s row.';
 comment on column public.usage_logs.action is 'What was done: chat, ...';
 comment on column public.usage_logs.resource_type is 'What it was done to: conversation, agent, document ...';
 comment on column public.usage_logs.resource_id is 'Which of them.';
@@ -69,6 +71,7 @@ comment on column public.usage_logs.finished_at is 'When it was finalized.';
 create index usage_logs_by_user on public.usage_logs (user_id, created_at desc);
 create index usage_logs_by_organization
 on public.usage_logs (organization_id, created_at desc) where organization_id is not null;
+create index usage_logs_by_api_key on public.usage_logs (api_key_id, created_at desc) where api_key_id is not null;
 
 grant select on public.usage_logs to authenticated, service_role;
 
@@ -151,6 +154,8 @@ begin
     completion_tokens = coalesce((p_usage ->> 'completion_tokens')::integer, 0),
     cached_tokens = least(coalesce((p_usage ->> 'cached_tokens')::integer, 0), v_prompt_tokens),
     usage_source = p_usage ->> 'usage_source',
+    model_id = coalesce(p_usage ->> 'model_id', u.model_id),
+    provider = coalesce(p_usage ->> 'provider', u.provider),
     credits = p_credits,
     latency_ms = (p_usage ->> 'latency_ms')::integer,
     first_token_ms = (p_usage ->> 'first_token_ms')::integer,

@@ -20,6 +20,7 @@ from psycopg.rows import dict_row
 from functions.chat.schemas import parse
 from functions.chat.service import Ask, ChatService
 from functions.chat.upstream import Upstream
+from functions.core.auth import Caller
 from functions.core.database import Database
 from functions.core.lifespan import open_upstream
 from functions.core.settings import Settings
@@ -138,7 +139,7 @@ def ask_of(payer: Payer, text: str, **options: Any) -> Ask:
     """The same request for a service without HTTP around it."""
     return Ask(
         completion=parse(json.dumps(body(text, **options)).encode()),
-        user_id=uuid.UUID(payer.id),
+        caller=Caller(uuid.UUID(payer.id)),
         request_id=str(uuid.uuid4()),
         since=time.monotonic(),
     )

@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from functions.app import EXPOSED_HEADERS, create_app
+from functions.core.api_keys import ApiKeyVerifier
 from functions.core.auth import AccessTokenVerifier, Authenticator
 from functions.core.settings import Settings
 
@@ -294,7 +295,8 @@ async def test_state_holds_what_domains_need(app: FastAPI) -> None:
     assert app.state.upstream is None
     assert app.state.stripe is None
     assert isinstance(app.state.authenticator, Authenticator)
-    assert isinstance(app.state.authenticator._verifiers[0], AccessTokenVerifier)
+    kinds = [type(verifier) for verifier in app.state.authenticator._verifiers]
+    assert kinds == [ApiKeyVerifier, AccessTokenVerifier]
 
 
 async def test_clients_are_closed_with_the_app() -> None:
@@ -371,7 +373,7 @@ async def test_every_route_documents_its_error_shape(app: FastAPI) -> None:
 async def test_every_route_is_in_the_document(app: FastAPI) -> None:
     raw = get_openapi(title="x", version="1", routes=app.routes)
     assert raw["paths"].keys() == app.openapi()["paths"].keys()
-    bearer = app.openapi()["components"]["securitySchemes"]["access token"]
+    bearer = app.openapi()["components"]["securitySchemes"]["access token or API key"]
     assert (bearer["type"], bearer["scheme"]) == ("http", "bearer")
 
 

@@ -371,7 +371,7 @@ def test_a_members_budget_holds_in_that_organization_and_only_there(ledger: Ledg
     assert refusal.facts["limit_source"] == "member_budget"
     # Without a limit of the client's the answer fits what the budget leaves.
     chat_finish(ledger, first["hold_id"], 0, 100)
-    assert ledger.chat_start(payer, member=1)["max_tokens"] == 122
+    assert ledger.chat_start(payer, member=1)["candidates"][0]["max_tokens"] == 122
     ledger.chat_start(payer, member=0)
     ledger.verify(payer)
 
@@ -666,13 +666,13 @@ def test_a_request_without_max_tokens_is_not_refused_for_a_window_it_will_not_us
     payer = ledger.new_payer(Decimal("0.1"))
     started = ledger.chat_start(payer, p_prompt_tokens=500)
     # 0.03 for the prompt; what is left affords 388 tokens of an answer, not 8,192.
-    assert started["max_tokens"] == 388
+    assert started["candidates"][0]["max_tokens"] == 388
     assert started["held"] == Decimal("0.09984")
     chat_finish(ledger, started["hold_id"], 500, 388)
     ledger.verify(payer)
 
     rich = ledger.new_payer(1000)
-    assert ledger.chat_start(rich, p_prompt_tokens=500)["max_tokens"] == 2048
+    assert ledger.chat_start(rich, p_prompt_tokens=500)["candidates"][0]["max_tokens"] == 2048
     # Only where not even a short answer is affordable, it is refused, and says what would do.
     refusal = expect_refusal(
         lambda: ledger.chat_start(payer, p_prompt_tokens=500), 402, "insufficient_credits"

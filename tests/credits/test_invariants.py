@@ -134,7 +134,10 @@ def test_invariant_2_hold_the_worst_case_settle_at_most_that_return_the_rest(
     payer = ledger.new_payer(100)
     started = ledger.chat_start(payer, p_prompt_tokens=2000, p_max_tokens=500, p_choices=3)
     assert started["held"] == (2000 * 60 + 500 * 3 * 180) / Decimal(1_000_000)
-    assert (started["max_tokens"], started["available"]) == (500, 100 - started["held"])
+    assert (started["candidates"][0]["max_tokens"], started["available"]) == (
+        500,
+        100 - started["held"],
+    )
     expect_refusal(
         lambda: ledger.settle(started["hold_id"], started["held"] + Decimal("0.000001")),
         400,

@@ -286,7 +286,7 @@ def test_monthly_tokens_count_what_was_used_and_what_may_be(
     )
     assert ledger.account(payer)["period_tokens"] == 500
     # Without a limit of the client's, the answer is as long as the plan allows.
-    assert ledger.chat_start(payer, p_prompt_tokens=2000)["max_tokens"] == 500
+    assert ledger.chat_start(payer, p_prompt_tokens=2000)["candidates"][0]["max_tokens"] == 500
     ledger.verify(payer)
 
 
@@ -306,7 +306,7 @@ def test_a_plans_tokens_are_held_by_the_estimate_and_counted_by_use(ledger: Ledg
     assert ledger.account(payer)["period_tokens"] == 2500
     # Without a limit of the client's, the answer is as long as the plan allows by the estimate.
     shorter = ledger.chat_start(payer, p_prompt_tokens=1600, p_prompt_estimate=400)
-    assert shorter["max_tokens"] == 100
+    assert shorter["candidates"][0]["max_tokens"] == 100
     ledger.verify(payer)
 
 
@@ -353,14 +353,17 @@ def test_without_a_limit_all_choices_share_what_the_balance_affords(ledger: Ledg
     payer = ledger.new_payer(Decimal("0.1"))
     # 0.03 for the prompt, and 97 tokens of each of four answers at 180 per million.
     started = ledger.chat_start(payer, p_prompt_tokens=500, p_choices=4)
-    assert started["max_tokens"] == 97
+    assert started["candidates"][0]["max_tokens"] == 97
     assert started["held"] == Decimal("0.09984")
     ledger.verify(payer)
 
 
 def test_without_a_limit_all_choices_share_what_the_plan_has_left(ledger: Ledger) -> None:
     payer = ledger.new_payer(100, plan=ledger.new_plan(monthly_tokens=1000))
-    assert ledger.chat_start(payer, p_prompt_tokens=200, p_choices=4)["max_tokens"] == 200
+    assert (
+        ledger.chat_start(payer, p_prompt_tokens=200, p_choices=4)["candidates"][0]["max_tokens"]
+        == 200
+    )
     assert ledger.account(payer)["tokens_held"] == 1000
     ledger.verify(payer)
 
@@ -420,7 +423,7 @@ def test_a_quote_says_what_the_request_would_then_meet(
     assert ledger.account(payer)["held"] == 0
     if quote["affordable"]:
         started = ledger.chat_start(payer, p_prompt_tokens=1000, p_max_tokens=max_tokens)
-        assert (started["held"], started["max_tokens"]) == (
+        assert (started["held"], started["candidates"][0]["max_tokens"]) == (
             quote["credits_max"],
             quote["max_tokens"],
         )
