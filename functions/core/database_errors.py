@@ -17,6 +17,7 @@ from functions.core.errors import (
     InvalidRequestError,
     OperatorError,
     QuernelError,
+    UnauthenticatedError,
     UnavailableError,
     internal_error,
 )
@@ -131,6 +132,8 @@ def _business_error(status: int, failure: DatabaseError) -> QuernelError:
         # telling.
         log_event(logger, logging.ERROR, "database error without a code", cause=failure.message)
         code = "refused"
+    if status == HTTPStatus.UNAUTHORIZED:
+        return UnauthenticatedError(code, failure.message)
     return QuernelError(code, status, failure.message, facts)
 
 

@@ -162,7 +162,7 @@ for each row execute function private.touch_updated_at();
 -- ---------------------------------------------------------------------------------------------------------------
 
 create function private.crc32(p_text text) returns bigint
-language plpgsql immutable strict parallel safe set search_path = ''
+language plpgsql immutable parallel safe set search_path = ''
 as $$
 declare
   v_bytes bytea := convert_to(p_text, 'UTF8');
@@ -182,7 +182,7 @@ $$;
 comment on function private.crc32(text) is 'CRC-32 of a text in UTF-8, as zlib reckons it.';
 
 create function private.base62(p_number numeric, p_digits integer) returns text
-language plpgsql immutable strict parallel safe set search_path = ''
+language plpgsql immutable parallel safe set search_path = ''
 as $$
 declare
   c_digits constant text := '0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz';
@@ -219,7 +219,7 @@ $$;
 comment on function private.new_api_key() is 'A fresh secret: qk_, the mode, 256 random bits in 43 digits, and the CRC-32 of all that in 6.';
 
 create function private.api_key_hash(p_key text) returns text
-language sql immutable strict parallel safe set search_path = ''
+language sql immutable parallel safe set search_path = ''
 as $$ select encode(sha256(convert_to(p_key, 'UTF8')), 'hex') $$;
 
 comment on function private.api_key_hash(text) is 'What is kept of a secret.';
@@ -265,12 +265,14 @@ comment on function private.gcra(timestamptz, timestamptz, integer, interval, bi
 'One step of a rate limit: when its next unit would arrive, and, where it is to be refused, after how many seconds it may come. remaining and reset are for RateLimit headers: units left, seconds until all are.';
 
 create function private.tighter_rate(p_first jsonb, p_second jsonb) returns jsonb
-language sql immutable parallel safe set search_path = ''
+language plpgsql immutable parallel safe set search_path = ''
 as $$
-  select case
+begin
+  return case
     when p_first is null or (p_second ->> 'remaining')::bigint < (p_first ->> 'remaining')::bigint then p_second
     else p_first
-  end
+  end;
+end
 $$;
 
 comment on function private.tighter_rate(jsonb, jsonb) is 'Of two rate limits, as RateLimit headers tell them, that which leaves less.';
@@ -359,13 +361,17 @@ comment on function private.caller(uuid, text, text, text) is
 -- ---------------------------------------------------------------------------------------------------------------
 
 create function private.api_key_budget_left(p_api_key_id uuid) returns numeric
-language sql stable security definer set search_path = ''
+language plpgsql stable security definer set search_path = ''
 as $$
-  select k.monthly_credit_budget - s.held
-    - case when s.period_start >= private.month_start(now()) then s.period_credits else 0 end
-  from public.api_keys as k
-  inner join private.api_key_states as s on s.api_key_id = k.id
-  where k.id = p_api_key_id
+begin
+  return (
+    select k.monthly_credit_budget - s.held
+      - case when s.period_start >= private.month_start(now()) then s.period_credits else 0 end
+    from public.api_keys as k
+    inner join private.api_key_states as s on s.api_key_id = k.id
+    where k.id = p_api_key_id
+  );
+end
 $$;
 
 comment on function private.api_key_budget_left(uuid) is 'What a key may still spend this month; null for no limit.';
@@ -432,8 +438,9 @@ comment on function private.api_key_take(uuid, numeric, bigint, timestamptz) is
 create function private.api_key_give_back(
   p_api_key_id uuid, p_was_active boolean, p_held numeric, p_tokens_held bigint, p_spent numeric, p_tokens bigint
 ) returns void
-language sql volatile security definer set search_path = ''
+language plpgsql volatile security definer set search_path = ''
 as $$
+begin
   update private.api_key_states as s
   set active_holds = s.active_holds - case when p_was_active then 1 else 0 end,
     held = s.held - case when p_was_active then p_held else 0 end,
@@ -448,7 +455,8 @@ as $$
     total_tokens = s.total_tokens + p_tokens,
     total_credits = s.total_credits + p_spent
   from public.api_keys as k
-  where s.api_key_id = p_api_key_id and k.id = p_api_key_id
+  where s.api_key_id = p_api_key_id and k.id = p_api_key_id;
+end
 $$;
 
 comment on function private.api_key_give_back(uuid, boolean, numeric, bigint, numeric, bigint) is

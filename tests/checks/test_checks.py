@@ -296,6 +296,23 @@ def _(scene: Scene) -> str:
 # Usage -------------------------------------------------------------------------------------------
 
 
+@found_by("120_api_keys_hold_what_their_holds_say")
+def _(scene: Scene) -> str:
+    key = str(
+        one(
+            scene.db,
+            "insert into public.api_keys (organization_id, name, key_prefix, scopes)"
+            " values (%s, 'a program', 'qk_live_', '{chat}') returning id",
+            scene.payer.organization_id,
+        )
+    )
+    scene.execute("insert into private.api_key_states (api_key_id, held) values (%s, 1)", key)
+    scene.execute(
+        "update private.credit_holds set api_key_id = %s where id = %s", key, scene.active_id
+    )
+    return key
+
+
 @found_by("201_every_hold_has_its_usage_row")
 def _(scene: Scene) -> str:
     scene.execute("delete from public.usage_logs where id = %s", scene.active_id)

@@ -36,6 +36,7 @@ THEIRS: dict[str, LiteralString] = {
         "organization_id = %(organization)s or user_id = any(%(people)s)"
     ),
     "public.organization_invitations": "organization_id = %(organization)s",
+    "public.api_keys": "user_id = any(%(people)s) or organization_id = %(organization)s",
     "public.auto_top_ups": "account_id = any(%(accounts)s)",
     "public.credit_accounts": "id = any(%(accounts)s)",
     "public.credit_lots": "account_id = any(%(accounts)s)",
@@ -164,9 +165,14 @@ def cast(
             (made.founder.id, made.organization_id),
         ):
             subscribe(admin_connection, user, organization, price_id("pro"))
+            owner = [None if organization else user, organization]
             admin_connection.execute(
-                "select private.raise_alert(%s, %s, 'low_balance', %s, 50, 49)",
-                [None if organization else user, organization, mark],
+                "select private.raise_alert(%s, %s, 'low_balance', %s, 50, 49)", [*owner, mark]
+            )
+            admin_connection.execute(
+                "insert into public.api_keys (user_id, organization_id, name, key_prefix, scopes)"
+                " values (%s, %s, 'a program', 'qk_live_abcd', '{chat}')",
+                owner,
             )
         for actor, organization in (("owner", None), ("founder", made.organization_id)):
             made.rpc(

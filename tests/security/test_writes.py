@@ -22,6 +22,10 @@ ACTORS = ["visitor", "stranger", "owner", "member", "admin", "founder", "suspend
 
 # For each table, a change somebody would like, and which rows to make it on.
 WISHES: dict[str, tuple[dict[str, Any], str]] = {
+    "public.api_keys": (
+        {"scopes": ["images"], "rate_limit_per_minute": None},
+        "user_id=eq.{owner}",
+    ),
     "public.auto_top_ups": ({"is_enabled": True, "failures": 0}, "user_id=eq.{owner}"),
     "public.credit_accounts": ({"balance": 1_000_000, "debt": 0}, "user_id=eq.{owner}"),
     "public.credit_lots": (

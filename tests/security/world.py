@@ -69,6 +69,18 @@ ROWS: dict[str, dict[str, LiteralString]] = {
         "owner": "user_id = %(owner)s",
         "organization": "organization_id = %(organization)s",
     },
+    "private.api_key_hashes": {
+        "owner": "api_key_id = %(owner_key)s",
+        "organization": "api_key_id = %(organization_key)s",
+    },
+    "private.api_key_states": {
+        "owner": "api_key_id = %(owner_key)s",
+        "organization": "api_key_id = %(organization_key)s",
+    },
+    "public.api_keys": {
+        "owner": "id = %(owner_key)s",
+        "organization": "id = %(organization_key)s",
+    },
     "public.auto_top_ups": {
         "owner": "user_id = %(owner)s",
         "organization": "organization_id = %(organization)s",
@@ -161,7 +173,9 @@ def build(connection: psycopg.Connection) -> World:
         "price": f"price_{mark}",
     }
     connection.execute(
-        "update public.plans set stripe_price_id_monthly = %(price)s where slug = 'pro'", ids
+        "update public.plans set stripe_price_id_monthly = %(price)s, has_api_access = true"
+        " where slug = 'pro'",
+        ids,
     )
     ids |= _organization(connection, ids, mark)
     for name, user, organization in (
@@ -184,6 +198,9 @@ def build(connection: psycopg.Connection) -> World:
         subscribe(connection, user or ids["founder"], organization, ids["price"])
         _as(connection, user or ids["founder"])
         _call(connection, "public.set_auto_top_up", 1, "starter", p_organization_id=organization)
+        ids[f"{name}_key"] = _call(
+            connection, "public.create_api_key", "a program", p_organization_id=organization
+        )["id"]
         _as(connection, None)
         ids[f"{name}_endpoint"] = _call(
             connection,

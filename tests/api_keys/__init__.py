@@ -1,0 +1,1 @@
+"""API keys: making them, using them, and what they may use."""
