@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,20 @@ import psycopg
 import pytest
 from psycopg import sql
 
-import supabase
 from local.errors import StackError
 from local.paths import state_dir
 from local.stack import Ports, Stack
 from tests.support.service import Service
+from tests.support.sign_ups import PASSWORD, NewUser, SignUps, User
+
+__all__ = ["PASSWORD", "NewUser", "User"]
+
+# Reading every certificate of the system takes 25 ms, more than most requests here: once will do.
+httpx._transports.default.create_ssl_context = functools.cache(
+    httpx._transports.default.create_ssl_context
+)
 
 RUNS = state_dir() / "tests"
-PASSWORD = "correct horse battery staple"
 
 # The run's stack --------------------------------------------------------------------------------
 #
@@ -177,65 +182,12 @@ def service(stack: Stack) -> Iterator[Service]:
 # Users ------------------------------------------------------------------------------------------
 
 
-@dataclass
-class User:
-    """Somebody who has signed up."""
-
-    id: str
-    email: str
-    token: str = field(repr=False)
-    refresh_token: str = field(repr=False)
-    url: str
-    publishable_key: str
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """For the functions app."""
-        return {"Authorization": f"Bearer {self.token}"}
-
-    @cached_property
-    def client(self) -> supabase.Client:
-        """A signed-in supabase-py client."""
-        client = supabase.create_client(self.url, self.publishable_key)
-        client.auth.set_session(self.token, self.refresh_token)
-        return client
-
-    def rest(self) -> httpx.Client:
-        """The REST API as this user; the caller closes it."""
-        return httpx.Client(
-            base_url=f"{self.url}/rest/v1",
-            headers={"apikey": self.publishable_key} | self.headers,
-            trust_env=False,
-        )
-
-
-NewUser = Callable[..., User]
-
-
 @pytest.fixture(scope="session")
 def new_user(stack: Stack) -> Iterator[NewUser]:
-    """Sign new people up: `new_user()` returns one, signed in, with a verified address."""
-    with httpx.Client(
-        base_url=stack.supabase_url,
-        headers={"apikey": stack.keys.publishable_key},
-        trust_env=False,
-        timeout=30,
-    ) as client:
+    """`new_user()` returns somebody who has signed up, signed in, with a verified address.
 
-        def sign_up(email: str | None = None, **data: Any) -> User:
-            email = email or f"user-{uuid.uuid4().hex[:12]}@example.com"
-            answer = client.post(
-                "/auth/v1/signup", json={"email": email, "password": PASSWORD, "data": data}
-            )
-            assert answer.status_code == 200, answer.text
-            session = answer.json()
-            return User(
-                id=session["user"]["id"],
-                email=email,
-                token=session["access_token"],
-                refresh_token=session["refresh_token"],
-                url=stack.supabase_url,
-                publishable_key=stack.keys.publishable_key,
-            )
-
-        yield sign_up
+    Whoever brings an address or data signs up through the gateway. The others are copies of one
+    who did: hashing a password takes longer than most tests.
+    """
+    with SignUps(stack) as sign_ups:
+        yield sign_ups.new_user

@@ -545,6 +545,12 @@ declare
   v_is_transactional boolean;
   v_recipient jsonb;
 begin
+  -- The invitation before its delivery, as an erasure does: its email's new token refers to it.
+  perform i.id
+  from private.email_deliveries as d
+  inner join public.organization_invitations as i on i.id = d.invitation_id
+  where d.id = p_delivery_id
+  for key share of i;
   select d.* into v_delivery from private.email_deliveries as d where d.id = p_delivery_id for update;
   if v_delivery.id is null then
     -- It went with its recipient.

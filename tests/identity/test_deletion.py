@@ -286,3 +286,22 @@ def test_two_owners_struck_from_the_table_at_once_leave_an_heir(new_team, new_pe
             wait_until_blocked(watcher, second.info.backend_pid)
         waiting.result(timeout=10)
     assert members(first, team.id) == {team.admin.id: "owner", team.member.id: "member"}
+
+
+def test_a_deletion_and_the_sending_of_an_invitation_do_not_deadlock(new_team, new_person, db):
+    team, guest, deleting, sending, watcher = new_team(), new_person(), db(), db(), db()
+    invitation = team.owner.call("invite_member", p_organization_id=team.id, p_email=guest.email)
+    (delivery,) = deleting.execute(
+        "select id from private.email_deliveries where invitation_id = %s", [invitation["id"]]
+    ).fetchone()
+    with ThreadPoolExecutor(1) as pool:
+        with deleting.transaction():
+            # What a deletion comes to first.
+            deleting.execute(
+                "select from public.organization_invitations where id = %s for update",
+                [invitation["id"]],
+            )
+            waiting = pool.submit(call, sending, "backend.email_prepare", p_delivery_id=delivery)
+            wait_until_blocked(watcher, sending.info.backend_pid)
+            deleting.execute("delete from public.organizations where id = %s", [team.id])
+        assert waiting.result(timeout=10) == {"status": "suppressed", "reason": "erased"}
