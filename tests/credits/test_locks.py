@@ -196,6 +196,55 @@ def test_the_account_is_locked_before_the_hold(
     ledger.verify(payer)
 
 
+@pytest.mark.parametrize("payer_kind", ["person", "organization"])
+def test_erasing_an_owner_and_settling_what_their_key_asked_for_never_wait_for_each_other(
+    ledger: Ledger, payer_kind: str
+) -> None:
+    """The erasure is stopped at the key's state; the settlement then comes in between."""
+    payer = ledger.new_payer(100) if payer_kind == "person" else ledger.new_organization(100)
+    organization = payer.organization_id if payer_kind == "organization" else None
+    key_id = one(
+        ledger.admin,
+        "insert into public.api_keys (user_id, organization_id, name, key_prefix, scopes)"
+        " values (%(user)s, %(organization)s, 'a program', 'qk_live_', '{chat}')"
+        " returning id::text",
+        user=None if organization else payer.user,
+        organization=organization,
+    )
+    ledger.admin.execute("insert into private.api_key_states (api_key_id) values (%s)", [key_id])
+    ledger.admin.execute(
+        "select private.place_hold(p.account, p.limits, k.user_id, 10, 0, 'a', 'test', null)"
+        " from public.api_keys as k, private.payer(k.user_id, k.organization_id, k.id) as p"
+        " where k.id = %s",
+        [key_id],
+    )
+    hold_id = one(
+        ledger.admin,
+        "select id::text from private.credit_holds where api_key_id = %(key)s",
+        key=key_id,
+    )
+    eraser, settler, obstacle = (ledger.another_admin() for _ in range(3))
+    table = "public.organizations" if organization else "auth.users"
+    with ThreadPoolExecutor(2) as pool:
+        with obstacle.transaction(force_rollback=True):
+            obstacle.execute(
+                "select from private.api_key_states where api_key_id = %s for update", [key_id]
+            )
+            erasing = pool.submit(
+                eraser.execute,
+                f"delete from {table} where id = %s".encode(),  # noqa: S608
+                [organization or payer.user],
+            )
+            wait_until_blocked(ledger.admin, eraser.info.backend_pid)
+            settling = pool.submit(
+                call, settler, "private.credit_settle", p_hold_id=hold_id, p_amount=4
+            )
+            wait_until_blocked(ledger.admin, settler.info.backend_pid)
+        erasing.result()
+        assert settling.result()["charged"] == 4
+    assert ledger.held(hold_id)["status"] == "settled"
+
+
 def test_erasing_a_person_and_refunding_their_purchase_never_wait_for_each_other(
     ledger: Ledger,
 ) -> None:
