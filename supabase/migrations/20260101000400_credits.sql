@@ -340,30 +340,6 @@ before update of user_id, organization_id on public.credit_accounts
 for each row when (new.user_id is null and new.organization_id is null)
 execute function private.mark_erased_account();
 
-create function private.lock_account_of_leaver() returns trigger
-language plpgsql security definer set search_path = ''
-as $$
-begin
-  perform a.id
-  from public.credit_accounts as a
-  where a.user_id = old.id or a.organization_id = old.id
-  for no key update;
-  return old;
-end
-$$;
-
-comment on function private.lock_account_of_leaver() is
-'Trigger: before an owner goes, locks their account, and only then do the foreign keys reach the state of their API keys: the order in which a hold is placed and closed.';
-
-create trigger the_account_is_locked_before_its_keys_are_erased
-before delete on public.profiles
-for each row execute function private.lock_account_of_leaver();
-
-create trigger the_account_is_locked_before_its_keys_are_erased
-before delete on public.organizations
-for each row execute function private.lock_account_of_leaver();
-
-
 -- ---------------------------------------------------------------------------------------------------------------
 -- Kernel, inner part. The caller of each function here has locked the account row.
 -- ---------------------------------------------------------------------------------------------------------------

@@ -200,7 +200,7 @@ def test_the_account_is_locked_before_the_hold(
 def test_erasing_an_owner_and_settling_what_their_key_asked_for_never_wait_for_each_other(
     ledger: Ledger, payer_kind: str
 ) -> None:
-    """The erasure is stopped at the key's state; the settlement then comes in between."""
+    """The erasure is stopped at the key's state; it has the account by then, so the other waits."""
     payer = ledger.new_payer(100) if payer_kind == "person" else ledger.new_organization(100)
     organization = payer.organization_id if payer_kind == "organization" else None
     key_id = one(
