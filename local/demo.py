@@ -30,6 +30,7 @@ LEDGER_TABLES = (
     "credit_lots",
     "credit_purchases",
     "usage_logs",
+    "api_usage",
     "profiles",
 )
 QUESTION = "Explain in two sentences why a ledger should be append-only."

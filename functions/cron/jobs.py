@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from functions.core.database import Database
+from functions.core.errors import QuernelError
+from functions.core.json import Json
 
 MINUTE = 60  # seconds
 HOUR = 60 * MINUTE
@@ -14,29 +17,48 @@ DAY = 24 * HOUR
 MAX_BATCHES = 1000
 """Calls of one step in one run; the next run goes on from there."""
 
+LOCK_PAUSE_SECONDS = 2.0
+"""Between two tries to get a lock, where the refusal names no pause. Whoever waited behind the
+first try gets through in it.
+"""
+
 
 @dataclass(frozen=True)
 class Step:
     """One backend function, which answers {"count": rows changed}.
 
-    With a `batch`, it is called with p_limit until it changes fewer rows than that.
+    With a `batch`, it is called with p_limit until it changes fewer rows than that. With several
+    `tries`, a call that did not get its lock (503 `partition_in_use`) is repeated after a pause.
     """
 
     function: str
     batch: int | None = None
+    tries: int = 1
 
     async def run(self, database: Database) -> int:
         """Returns the rows changed. Raises QuernelError."""
         if self.batch is None:
-            answer = await database.rpc(self.function)
-            return int(answer["count"])
+            return await self._call(database)
         total = 0
         for _ in range(MAX_BATCHES):
-            answer = await database.rpc(self.function, p_limit=self.batch)
-            total += int(answer["count"])
-            if answer["count"] < self.batch:
+            count = await self._call(database, p_limit=self.batch)
+            total += count
+            if count < self.batch:
                 break
         return total
+
+    async def _call(self, database: Database, **arguments: Json) -> int:
+        tries_left = self.tries
+        while True:
+            tries_left -= 1
+            try:
+                answer = await database.rpc(self.function, **arguments)
+            except QuernelError as error:
+                if error.code != "partition_in_use" or tries_left <= 0:
+                    raise
+                await asyncio.sleep(error.retry_after or LOCK_PAUSE_SECONDS)
+            else:
+                return int(answer["count"])
 
 
 @dataclass(frozen=True)
@@ -98,10 +120,19 @@ CRON_JOBS: Mapping[str, CronJob] = {
         DAY,
         (Step("alerts_purge", batch=1000),),
     ),
+    # The waits and pauses of all tries together are less than a scheduler's lease.
     "usage_partitions": CronJob(
-        "Make the months ahead of the usage log",
+        "Make the months ahead of the usage log, drop those past their retention",
         DAY,
-        (Step("usage_partitions_ensure"),),
+        (
+            Step("usage_partitions_ensure", tries=4),
+            Step("usage_partitions_drop", batch=1, tries=4),
+        ),
+    ),
+    "usage_addresses": CronJob(
+        "Forget where requests came from, past the retention of that",
+        HOUR,
+        (Step("usage_addresses_forget", batch=1000),),
     ),
     "stripe_reconcile": CronJob(
         "Have a worker compare what Stripe has with what is known of it here",

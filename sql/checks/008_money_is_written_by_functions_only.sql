@@ -24,7 +24,7 @@ where c.oid in (
     'public.model_providers'::regclass, 'public.models'::regclass, 'public.usage_logs'::regclass,
     'public.organizations'::regclass, 'public.organization_members'::regclass,
     'public.organization_invitations'::regclass, 'public.webhook_endpoints'::regclass,
-    'public.webhook_deliveries'::regclass
+    'public.webhook_deliveries'::regclass, 'public.api_usage'::regclass
   )
   and a.grantee <> c.relowner
   and a.privilege_type <> 'SELECT';

@@ -1088,11 +1088,11 @@ begin
   -- In the hold's own transaction: whatever crashes later, a request that reached a model has its row.
   insert into public.usage_logs (
     id, created_at, account_id, user_id, organization_id, api_key_id, action, resource_type, resource_id, model_id,
-    provider, credits_held, is_streamed, ip_address, user_agent
+    provider, credential, provider_key_id, credits_held, is_streamed, ip_address, user_agent
   ) values (
     v_id, v_now, p_account.id, p_user_id, p_account.organization_id, p_limits.api_key_id, p_action,
     p_usage ->> 'resource_type', (p_usage ->> 'resource_id')::uuid, p_usage ->> 'model_id', p_usage ->> 'provider',
-    p_amount,
+    coalesce(p_usage ->> 'credential', 'platform'), (p_usage ->> 'provider_key_id')::uuid, p_amount,
     coalesce((p_usage ->> 'is_streamed')::boolean, false), (p_usage ->> 'ip_address')::inet, p_usage ->> 'user_agent'
   );
 end

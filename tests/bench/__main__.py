@@ -31,6 +31,7 @@ CLIENTS = 16
 SECONDS = int(os.environ.get("QUERNEL_BENCH_SECONDS", "8"))
 REQUESTS = int(os.environ.get("QUERNEL_BENCH_REQUESTS", "1500"))
 ROUNDS = 2  # A B A B
+ROLLUP_ROUNDS = 3  # the difference is small beside that of two runs
 EVENTS = int(os.environ.get("QUERNEL_BENCH_EVENTS", "1000000"))
 FILL = 100_000  # events of one statement
 
@@ -44,6 +45,7 @@ def main() -> int:
         with Stack(state=state, services=False, durable=True, rebuild=True) as stack:
             print(f"Ledger: pgbench, {CLIENTS} clients, {SECONDS} s a run, median of {ROUNDS}\n")
             bench_ledger(stack)
+            bench_rollup(stack)
             bench_inbox(stack)
         failures = 0
         for transport in ("rest", "direct"):
@@ -73,6 +75,25 @@ def bench_ledger(stack: Stack) -> None:
             floors.append(pgbench(stack, "sql/bench/floor.sql", accounts))
         pair, floor = sorted(pairs)[ROUNDS // 2], sorted(floors)[ROUNDS // 2]
         print(f"  {accounts:>10} {pair:>10,.0f} {floor:>10,.0f} {pair / floor:>15.2f}")
+    report_checks(stack)
+
+
+def bench_rollup(stack: Stack) -> None:
+    """What api_usage costs a hold and its settlement: the same with its triggers and without."""
+    print(f"\nUsage: hold and settle with api_usage and without it, {ROLLUP_ROUNDS} rounds\n")
+    print(f"  {'accounts':>10} {'with/s':>10} {'without/s':>10} {'with to without':>16}")
+    for accounts in (ACCOUNTS, 1):
+        shares = []
+        for _ in range(ROLLUP_ROUNDS):
+            kept = pgbench(stack, "sql/bench/hold_settle.sql", accounts)
+            psql(stack, "-c", "alter table public.usage_logs disable trigger user")
+            bare = pgbench(stack, "sql/bench/hold_settle.sql", accounts)
+            psql(stack, "-c", "alter table public.usage_logs enable trigger user")
+            shares.append((kept / bare, kept, bare))
+        share, kept, bare = sorted(shares)[ROLLUP_ROUNDS // 2]
+        print(f"  {accounts:>10} {kept:>10,.0f} {bare:>10,.0f} {share:>16.2f}")
+    # What ended while nobody counted.
+    psql(stack, "-c", "select private.rebuild_api_usage(now())")
     report_checks(stack)
 
 

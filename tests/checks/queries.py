@@ -22,6 +22,7 @@ _OWNED = {
     "public.credit_transactions": f"account_id = any({_MINE})",
     "private.credit_holds": f"account_id = any({_MINE})",
     "public.usage_logs": f"account_id = any({_MINE})",
+    "public.api_usage": f"account_id = any({_MINE})",
     "private.api_key_states": "api_key_id in (select h.api_key_id from private.credit_holds as h"  # noqa: S608
     f" where h.account_id = any({_MINE}))",
     "private.member_spending": "organization_id in (select owner.organization_id"  # noqa: S608

@@ -319,6 +319,48 @@ def _(scene: Scene) -> str:
     return scene.active_id
 
 
+@found_by("202_rollups_are_the_sum_of_usage")
+def _(scene: Scene) -> str:
+    scene.execute(
+        "update public.api_usage set request_count = request_count + 1 where account_id = %s",
+        scene.payer.account_id,
+    )
+    return scene.payer.account_id
+
+
+@found_by("202_rollups_are_the_sum_of_usage")
+def _(scene: Scene) -> str:
+    # Past the triggers of the parent.
+    partition = one(
+        scene.db,
+        "select tableoid::regclass::text from public.usage_logs where id = %s",
+        scene.settled_id,
+    )
+    scene.execute(f"update {partition} set completion_tokens = 7 where id = %s", scene.settled_id)
+    return scene.payer.account_id
+
+
+@found_by("203_started_usage_has_an_active_hold")
+def _(scene: Scene) -> str:
+    scene.db.execute("select private.create_usage_partition(now() - interval '2 hours')")
+    scene.execute(
+        "update public.usage_logs set status = 'started', finished_at = null,"
+        " created_at = created_at - interval '2 hours' where id = %s",
+        scene.settled_id,
+    )
+    return scene.settled_id
+
+
+@found_by("204_usage_partitions_lie_ahead")
+def _(scene: Scene) -> str:
+    month, partition = scene.db.execute(
+        "select to_char(m, 'YYYY-MM'), 'usage_logs_' || to_char(m, 'YYYY_MM')"
+        " from (select (now() at time zone 'utc') + interval '3 months' as m) as ahead"
+    ).fetchone() or ("", "")
+    scene.db.execute(f"alter table private.{partition} rename to usage_logs_elsewhere".encode())
+    return str(month)
+
+
 # Tasks -------------------------------------------------------------------------------------------
 
 

@@ -58,6 +58,7 @@ async def test_intervals_are_those_the_product_promises() -> None:
         "alerts_scan": 3600,
         "alerts_purge": 86_400,
         "usage_partitions": 86_400,
+        "usage_addresses": 3600,
         "stripe_reconcile": 86_400,
         "task_purge": 86_400,
     }
@@ -79,8 +80,8 @@ async def test_reap_holds_returns_what_was_held_once(
         p_seconds=60,
     )
     db().execute(
-        "update private.credit_holds set created_at = created_at - interval '1 hour',"
-        " deadline = now() - interval '1 minute' where id = %s",
+        "update private.credit_holds set deadline = created_at + interval '1 microsecond'"
+        " where id = %s",
         [hold["hold_id"]],
     )
     assert balance(service, user_id)["held"] == 20

@@ -48,6 +48,7 @@ THEIRS: dict[str, LiteralString] = {
     "public.payments": "account_id = any(%(accounts)s)",
     "public.subscriptions": "account_id = any(%(accounts)s)",
     "public.usage_logs": "account_id = any(%(accounts)s)",
+    "public.api_usage": "account_id = any(%(accounts)s)",
     "private.notifications": "user_id = any(%(people)s) or organization_id = %(organization)s",
     "public.webhook_endpoints": "user_id = any(%(people)s) or organization_id = %(organization)s",
     "private.stripe_customers": "user_id = any(%(people)s) or organization_id = %(organization)s",

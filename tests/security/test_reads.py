@@ -28,7 +28,7 @@ OPERATORS = {
     "plans": ["stripe_price_id_monthly", "stripe_price_id_yearly", "metadata"],
 }
 # What of a colleague's a member does not see either.
-LEDGER = ["credit_lots", "credit_transactions", "credit_purchases", "usage_logs"]
+LEDGER = ["api_usage", "credit_lots", "credit_transactions", "credit_purchases", "usage_logs"]
 
 
 def everything(table: str) -> str:
@@ -95,6 +95,7 @@ def test_a_suspended_user_reads_not_even_their_own(cast: Cast, table: str) -> No
         ("profiles", "id"),
         ("credit_accounts", "user_id"),
         ("usage_logs", "user_id"),
+        ("api_usage", "user_id"),
         ("credit_purchases", "user_id"),
         ("user_preferences", "user_id"),
         ("user_model_preferences", "user_id"),

@@ -243,6 +243,7 @@ PROTECTED = [
     "public.organizations",
     "public.organization_members",
     "public.usage_logs",
+    "public.api_usage",
     "public.user_preferences",
 ]
 

@@ -26,6 +26,7 @@ WISHES: dict[str, tuple[dict[str, Any], str]] = {
         {"scopes": ["images"], "rate_limit_per_minute": None},
         "user_id=eq.{owner}",
     ),
+    "public.api_usage": ({"credits": 0, "request_count": 0}, "account_id=eq.{account}"),
     "public.auto_top_ups": ({"is_enabled": True, "failures": 0}, "user_id=eq.{owner}"),
     "public.credit_accounts": ({"balance": 1_000_000, "debt": 0}, "user_id=eq.{owner}"),
     "public.credit_lots": (

@@ -81,6 +81,10 @@ ROWS: dict[str, dict[str, LiteralString]] = {
         "owner": "id = %(owner_key)s",
         "organization": "id = %(organization_key)s",
     },
+    "public.api_usage": {
+        "owner": "user_id = %(owner)s",
+        "organization": "organization_id = %(organization)s",
+    },
     "public.auto_top_ups": {
         "owner": "user_id = %(owner)s",
         "organization": "organization_id = %(organization)s",
