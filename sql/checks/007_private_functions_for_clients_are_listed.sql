@@ -14,6 +14,6 @@ where p.pronamespace = 'private'::regnamespace
     'accept_invitation', 'api_key_usage', 'change_member_role', 'create_api_key', 'create_organization',
     'invite_member', 'leave_organization', 'my_credit_balance', 'my_credit_statement', 'my_usage_report',
     'organization_people', 'remove_member', 'revoke_api_key', 'revoke_invitation', 'rotate_api_key',
-    'set_member_budget', 'set_my_auto_top_up', 'set_my_low_balance_threshold', 'set_my_monthly_budget', 'update_api_key',
-    'update_organization'
+    'set_member_budget', 'set_my_auto_top_up', 'set_my_low_balance_threshold', 'set_my_monthly_budget',
+    'update_api_key', 'update_organization'
   );

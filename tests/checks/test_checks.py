@@ -336,7 +336,8 @@ def _(scene: Scene) -> str:
         "select tableoid::regclass::text from public.usage_logs where id = %s",
         scene.settled_id,
     )
-    scene.execute(f"update {partition} set completion_tokens = 7 where id = %s", scene.settled_id)
+    query = f"update {partition} set completion_tokens = 7 where id = %s"  # noqa: S608
+    scene.execute(query, scene.settled_id)
     return scene.payer.account_id
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.credits.ledger import Ledger, Payer, call, new_key, one, wait_until_blocked
+from tests.credits.ledger import Ledger, call, new_key, one, wait_until_blocked
 from tests.usage.conftest import add_row, counts, rollups
 
 
