@@ -447,8 +447,8 @@ create function private.forget_usage_of_user() returns trigger
 language plpgsql security definer set search_path = ''
 as $$
 begin
-  -- The account is locked (private.lock_account_of_leaver); then the holds, the usage rows and the rollup, which is the
-  -- order in which a request ends.
+  -- The account, the holds, the usage rows, and then the rollup: the order in which a request ends.
+  perform a.id from public.credit_accounts as a where a.user_id = old.id for no key update;
   update private.credit_holds as h set user_id = null where h.user_id = old.id;
   update public.usage_logs as u set user_id = null where u.user_id = old.id;
   perform private.forget_usage_of(old.id, null);
@@ -467,6 +467,7 @@ create function private.forget_usage_of_organization() returns trigger
 language plpgsql security definer set search_path = ''
 as $$
 begin
+  perform a.id from public.credit_accounts as a where a.organization_id = old.id for no key update;
   update public.usage_logs as u set organization_id = null where u.organization_id = old.id;
   perform private.forget_usage_of(null, old.id);
   return old;
@@ -474,7 +475,7 @@ end
 $$;
 
 comment on function private.forget_usage_of_organization() is
-'Trigger: before an organization goes, takes it out of what it used. Its account is locked.';
+'Trigger: before an organization goes, takes it out of what it used.';
 
 create trigger usage_is_forgotten_before_its_payer_is_erased
 before delete on public.organizations
