@@ -10,8 +10,10 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.responses import Response
 
+from functions.agents import api as agents
 from functions.billing import api as billing
 from functions.chat import api as chat
+from functions.conversations import api as conversations
 from functions.core import api_reference, health
 from functions.core.errors import QuernelError, from_status, render
 from functions.core.lifespan import lifespan
@@ -37,6 +39,8 @@ EXPOSED_HEADERS = (
 
 ROUTERS = (
     chat.router,
+    agents.router,
+    conversations.router,
     billing.router,
     notifications.router,
     health.router,

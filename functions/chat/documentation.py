@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from functions.chat.schemas import CompletionRequest
-from functions.core.json import Json
-from functions.core.openapi import example
+from functions.core.openapi import body_of, example
 
 IDEMPOTENCY_KEY = (
     "1 to 255 printable characters. The same key and body within a day give the stored answer, "
@@ -64,24 +63,7 @@ _COMPLETION = _NAMES | {
 }
 
 
-def _inlined(schema: Json, definitions: dict[str, Any]) -> Json:
-    """A JSON schema without references, which would not resolve inside an OpenAPI document."""
-    if isinstance(schema, list):
-        return [_inlined(item, definitions) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    if reference := schema.get("$ref"):
-        return _inlined(definitions[reference.rsplit("/", 1)[1]], definitions)
-    return {name: _inlined(part, definitions) for name, part in schema.items() if name != "$defs"}
-
-
-_schema = CompletionRequest.model_json_schema()
-REQUEST_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/json": {"schema": _inlined(_schema, _schema.get("$defs", {}))}},
-    }
-}
+REQUEST_BODY = body_of(CompletionRequest)
 
 COMPLETION_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {

@@ -133,18 +133,18 @@ class Meter:
     @classmethod
     async def start(
         cls, database: Database, background: Background, since: float, **arguments: Json
-    ) -> Meter | Replay:
+    ) -> Self | Replay:
         """Hold the worst case. `since` is monotonic time at the request's arrival.
 
         Raises QuernelError with the database's code. A call whose answer was lost may have held, so
         it is repeated: the same request gets the same hold. Cancelled, it lets the call end and
         then releases the hold.
         """
-        starting = background.spawn(_start(database, arguments))
+        starting = background.spawn(cls._begin(database, arguments))
         try:
             started = await asyncio.shield(starting)
         except asyncio.CancelledError:
-            background.spawn(_release_when_started(starting, database, background, since))
+            background.spawn(cls._release_when_started(starting, database, background, since))
             raise
         if started["state"] == "replay":
             return Replay(started["answer"], _receipt(started))
@@ -162,8 +162,7 @@ class Meter:
         answer: dict[str, Any] | None,
     ) -> None:
         """Charge for the usage, store the answer of the Idempotency-Key."""
-        self._close(
-            "chat_finish",
+        self._charge(
             p_prompt_tokens=usage.prompt,
             p_completion_tokens=usage.completion,
             p_cached_tokens=usage.cached,
@@ -179,8 +178,7 @@ class Meter:
 
         An empty answer (`is_answered`) was work, and stays one of the month's requests.
         """
-        self._close(
-            "chat_fail",
+        self._release(
             p_error_code=error_code,
             p_latency_ms=self._elapsed_ms(),
             p_is_answered=is_answered,
@@ -216,6 +214,29 @@ class Meter:
             self.fail("client_closed_request")
         else:
             self.fail("internal_error")
+
+    # What a kind of request calls: chat here, messages of conversations in a subclass.
+
+    @staticmethod
+    async def _begin(database: Database, arguments: dict[str, Json]) -> dict[str, Any]:
+        return await repeat_start("chat_start", database, arguments)
+
+    def _charge(self, **arguments: Json) -> None:
+        self._close("chat_finish", **arguments)
+
+    def _release(self, **arguments: Json) -> None:
+        self._close("chat_fail", **arguments)
+
+    @classmethod
+    async def _release_when_started(
+        cls, starting: asyncio.Task[Any], database: Database, background: Background, since: float
+    ) -> None:
+        try:
+            started = await starting
+        except QuernelError:
+            return
+        if started["state"] == "started":
+            cls(database, background, started, since).fail("client_closed_request")
 
     def _keep_later(self) -> None:
         """Extend the hold when most of its life is over; few requests take so long."""
@@ -274,26 +295,18 @@ class Meter:
         return round((monotonic() - self._since) * 1000)
 
 
-async def _start(database: Database, arguments: dict[str, Json]) -> dict[str, Any]:
+async def repeat_start(
+    function: str, database: Database, arguments: dict[str, Json]
+) -> dict[str, Any]:
+    """Call a function that holds; once more where its answer may have been lost."""
     try:
-        started: dict[str, Any] = await database.rpc("chat_start", **arguments)
+        started: dict[str, Any] = await database.rpc(function, **arguments)
     except QuernelError as error:
         if error.status < HTTPStatus.INTERNAL_SERVER_ERROR:
             raise
         await asyncio.sleep(START_RETRY_SECONDS)
-        started = await database.rpc("chat_start", **arguments)
+        started = await database.rpc(function, **arguments)
     return started
-
-
-async def _release_when_started(
-    starting: asyncio.Task[Any], database: Database, background: Background, since: float
-) -> None:
-    try:
-        started = await starting
-    except QuernelError:
-        return
-    if started["state"] == "started":
-        Meter(database, background, started, since).fail("client_closed_request")
 
 
 def _receipt(result: dict[str, Any] | None) -> Receipt | None:

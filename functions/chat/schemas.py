@@ -127,7 +127,7 @@ def parse(body: bytes) -> Completion:
         max_tokens=min(limits, default=None),
         streams=request.stream or False,
         wants_usage_chunk=bool((request.stream_options or {}).get("include_usage")),
-        has_images=_check_parts(payload["messages"]),
+        has_images=check_parts(payload["messages"]),
         size=prompt_size(payload),
     )
 
@@ -157,8 +157,12 @@ def _refuse_unsupported(payload: dict[str, Any]) -> None:
             raise _refusal("unsupported_parameter", f"{param} is not supported here.", param)
 
 
-def _check_parts(messages: list[dict[str, Any]]) -> bool:
-    """Whether there are images. Refuses other kinds, unknown members, and images by address."""
+def check_parts(messages: list[dict[str, Any]]) -> bool:
+    """Whether there are images.
+
+    Refuses other kinds, unknown members, and images by address: QuernelError 400
+    `unsupported_content`.
+    """
     has_images = False
     for number, message in enumerate(messages):
         content = message.get("content")

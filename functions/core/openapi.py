@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
 
 from functions.core.errors import QuernelError, body, speaks_openai
 from functions.core.json import Json
@@ -71,6 +72,26 @@ def example(
 ) -> dict[int | str, dict[str, Any]]:
     """The `responses` argument of a route: what it answers, shown by an example."""
     return {status: {"description": description, "content": {media_type: {"example": value}}}}
+
+
+def body_of(model: type[BaseModel], value: Json = None) -> dict[str, Any]:
+    """The `openapi_extra` of a route that reads its body itself; `value` is an example of one."""
+    schema = model.model_json_schema()
+    content: dict[str, Any] = {"schema": _inlined(schema, schema.get("$defs", {}))}
+    if value is not None:
+        content["example"] = value
+    return {"requestBody": {"required": True, "content": {"application/json": content}}}
+
+
+def _inlined(schema: Json, definitions: dict[str, Any]) -> Json:
+    """A JSON schema without references, which would not resolve inside an OpenAPI document."""
+    if isinstance(schema, list):
+        return [_inlined(item, definitions) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if reference := schema.get("$ref"):
+        return _inlined(definitions[reference.rsplit("/", 1)[1]], definitions)
+    return {name: _inlined(part, definitions) for name, part in schema.items() if name != "$defs"}
 
 
 class DocumentedApp(FastAPI):

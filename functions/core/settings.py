@@ -136,6 +136,7 @@ class Settings(BaseSettings):
     llm_timeout_seconds: Seconds = 120.0
     llm_max_connections: Annotated[int, Field(ge=1)] = 512
     llm_continuous_usage: bool = True
+    abandoned_answer_seconds: Seconds = 120.0
 
     # Stripe
     stripe_secret_key: OptionalSecret = None

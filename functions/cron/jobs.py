@@ -76,9 +76,9 @@ class CronJob:
 
 CRON_JOBS: Mapping[str, CronJob] = {
     "reap_holds": CronJob(
-        "Return holds past their deadline",
+        "Return holds past their deadline, mark the answers that were lost with them",
         15,
-        (Step("credit_reap", batch=200),),
+        (Step("credit_reap", batch=200), Step("messages_sweep", batch=200)),
     ),
     "expire_lots": CronJob(
         "Take back credits past their expiry",
@@ -109,6 +109,11 @@ CRON_JOBS: Mapping[str, CronJob] = {
         "Delete stored answers past their time",
         HOUR,
         (Step("chat_purge", batch=1000),),
+    ),
+    "conversation_purge": CronJob(
+        "Delete conversations past their retention, with their messages",
+        HOUR,
+        (Step("conversation_purge", batch=100),),
     ),
     "alerts_scan": CronJob(
         "Tell of invoices that have fallen due and subscriptions about to end",

@@ -1,0 +1,1 @@
+"""Agents: a system prompt with a model and its parameters, under a name."""

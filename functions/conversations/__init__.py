@@ -1,0 +1,1 @@
+"""Conversations: kept, branched and searched; their answers are made whoever still reads them."""
