@@ -18,6 +18,7 @@ from functions.chat.upstream import Upstream
 from functions.conversations import documentation as docs
 from functions.conversations.answering import Answering, MessageAsk, replay_events, replayed
 from functions.conversations.schemas import (
+    BRANCHES,
     CONVERSATION_EXAMPLE,
     DELETED_EXAMPLE,
     THREAD_EXAMPLE,
@@ -174,7 +175,7 @@ async def send(
 ) -> Response:
     """Subscribe the connection to the answer, or wait for it."""
     since = monotonic()
-    message = check_message(await read_json(request, MessageRequest))
+    message = check_message(await read_json(request, MessageRequest, BRANCHES))
     ask = MessageAsk(
         arguments=start_arguments(
             message,

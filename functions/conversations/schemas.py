@@ -28,6 +28,9 @@ _PARAMETERS = (
 )
 """Members of a message that reach the model, and are kept with its answer."""
 
+BRANCHES = ("str", "list[Part]", "list[constrained-str]")
+"""Names that pydantic gives to the kinds of `content` and `stop`; clients know only the members."""
+
 ModelName = Annotated[str, Field(min_length=1, max_length=MAX_MODEL_NAME)]
 Number = Annotated[float, Field(strict=True)]
 Stop = Annotated[str, Field(min_length=1, max_length=200)]

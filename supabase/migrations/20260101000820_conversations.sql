@@ -1005,7 +1005,9 @@ begin
     v_bound := v_bound + v_weight.bound;
     v_estimate := v_estimate + v_weight.estimate;
   end if;
-  if v_estimate::bigint + coalesce(p_max_tokens, 16) > v_window then
+  -- A limit beyond the model's is told of as such, with its price.
+  v_answer := case when p_max_tokens is null then 16 else least(p_max_tokens, v_most) end;
+  if v_estimate::bigint + v_answer > v_window then
     perform private.fail(400, 'context_length_exceeded', 'The message and the answer''s limit do not fit the model''s context window.',
       jsonb_build_object('param', 'content', 'context_length', v_window));
   end if;
