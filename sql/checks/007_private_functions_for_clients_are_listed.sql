@@ -16,4 +16,11 @@ where p.pronamespace = 'private'::regnamespace
     'organization_people', 'remove_member', 'revoke_api_key', 'revoke_invitation', 'rotate_api_key',
     'set_member_budget', 'set_my_auto_top_up', 'set_my_low_balance_threshold', 'set_my_monthly_budget',
     'update_api_key', 'update_organization'
+    'invite_member', 'leave_organization', 'my_credit_balance', 'my_credit_statement', 'organization_people',
+    'remove_member', 'revoke_api_key', 'revoke_invitation', 'rotate_api_key', 'set_member_budget',
+    'set_my_auto_top_up', 'set_my_low_balance_threshold', 'set_my_monthly_budget', 'update_api_key',
+    'update_organization',
+    'create_my_agent', 'update_my_agent', 'delete_my_agent', 'my_organization_agents', 'my_public_agents',
+    'create_my_conversation', 'my_conversations', 'update_my_conversation', 'delete_my_conversation',
+    'restore_my_conversation', 'my_conversation_thread', 'select_my_branch'
   );

@@ -25,6 +25,11 @@ _OWNED = {
     "public.api_usage": f"account_id = any({_MINE})",
     "private.api_key_states": "api_key_id in (select h.api_key_id from private.credit_holds as h"  # noqa: S608
     f" where h.account_id = any({_MINE}))",
+    # Before the conversations, whose choice the text of this one takes up.
+    "public.messages": "conversation_id in (select talk.id from public.conversations as talk)",
+    "public.conversations": "exists (select from public.credit_accounts as payer"
+    f" where payer.id = any({_MINE}) and (payer.organization_id = conversations.organization_id"
+    " or (conversations.organization_id is null and payer.user_id = conversations.user_id)))",
     "private.member_spending": "organization_id in (select owner.organization_id"  # noqa: S608
     f" from public.credit_accounts as owner where owner.id = any({_MINE}))",
 }

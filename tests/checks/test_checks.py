@@ -52,6 +52,11 @@ class Scene:
         self.execute(query, *values.values())
         return str(values["id"])
 
+    def add_conversation(self) -> str:
+        """An organization's conversation without messages; its id."""
+        query = "insert into public.conversations (organization_id) values (%s) returning id::text"
+        return str(one(self.db, query, self.payer.organization_id))
+
     def add_task(self, **columns: Any) -> str:
         """Inserts a task; expressions of SQL for times."""
         values = {"kind": "'test_check'", "status": "'queued'", "run_after": "now()"} | columns
@@ -311,6 +316,28 @@ def _(scene: Scene) -> str:
         "update private.credit_holds set api_key_id = %s where id = %s", key, scene.active_id
     )
     return key
+
+
+@found_by("202_conversations_count_their_messages")
+def _(scene: Scene) -> str:
+    conversation = scene.add_conversation()
+    scene.execute(
+        "update public.conversations set message_count = message_count + 1 where id = %s",
+        conversation,
+    )
+    return conversation
+
+
+@found_by("203_answers_cost_what_was_charged")
+def _(scene: Scene) -> str:
+    # The hold was settled for 30.
+    scene.execute(
+        "insert into public.messages (conversation_id, role, hold_id, credits)"
+        " values (%s, 'assistant', %s, 29)",
+        scene.add_conversation(),
+        scene.settled_id,
+    )
+    return str(one(scene.db, "select id from public.messages where hold_id = %s", scene.settled_id))
 
 
 @found_by("201_every_hold_has_its_usage_row")

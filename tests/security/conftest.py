@@ -24,6 +24,7 @@ from tests.support.service import Service
 MODEL = "Qwen2.5-32B-Instruct-AWQ"
 HERE = Path(__file__).parent
 REFUSED = {401, 403, 404}
+SECRET = "what an agent of somebody's is told first"
 
 # Rows of the cast, by table. Everything else in the database belongs to other tests.
 THEIRS: dict[str, LiteralString] = {
@@ -49,6 +50,9 @@ THEIRS: dict[str, LiteralString] = {
     "public.subscriptions": "account_id = any(%(accounts)s)",
     "public.usage_logs": "account_id = any(%(accounts)s)",
     "public.api_usage": "account_id = any(%(accounts)s)",
+    "public.agents": "user_id = any(%(people)s) or organization_id = %(organization)s",
+    "public.conversations": "user_id = any(%(people)s) or organization_id = %(organization)s",
+    "public.messages": "conversation_id = any(%(conversations)s)",
     "private.notifications": "user_id = any(%(people)s) or organization_id = %(organization)s",
     "public.webhook_endpoints": "user_id = any(%(people)s) or organization_id = %(organization)s",
     "private.stripe_customers": "user_id = any(%(people)s) or organization_id = %(organization)s",
@@ -80,6 +84,10 @@ class Cast:
     purchase_id: str = ""
     endpoint_id: str = ""
     endpoints: list[str] = field(default_factory=list)
+    agent_id: str = ""
+    conversation_id: str = ""
+    message_id: str = ""
+    conversations: list[str] = field(default_factory=list)
     accounts: dict[str, str] = field(default_factory=dict)
     http: httpx.Client = field(default_factory=lambda: httpx.Client(trust_env=False, timeout=30))
 
@@ -94,13 +102,14 @@ class Cast:
             "people": [person.id for person in self.people],
             "organization": self.organization_id,
             "accounts": list(self.accounts.values()),
+            "conversations": self.conversations,
         }
 
     @property
     def marks(self) -> set[str]:
         """Texts that only a leak would put into a stranger's answer."""
         known = {self.organization_id, self.slug, self.invited, self.hold_id, self.purchase_id}
-        known |= set(self.endpoints)
+        known |= {*self.endpoints, *self.conversations, self.agent_id, self.message_id, SECRET}
         others = [person for person in self.people if person is not self.stranger]
         known |= {p.id for p in others} | {p.email for p in others}
         return known | {a for owner, a in self.accounts.items() if owner != self.stranger.id}
@@ -271,6 +280,7 @@ def _do_business(cast: Cast, service: Service, key: str) -> None:
             p_url="https://hooks.quernel.test/",
             p_organization=organization,
         )
+        _talk(cast, service, user, organization)
         cast.endpoints.append(endpoint["id"])
         service.rpc("webhook_endpoint_ping", p_user_id=user, p_endpoint_id=endpoint["id"])
         if user == cast.owner.id:
@@ -282,6 +292,34 @@ def _do_business(cast: Cast, service: Service, key: str) -> None:
         "user_preferences",
         json={"preference_type": "ui_preferences", "preference_value": {"density": "high"}},
     ).raise_for_status()
+
+
+def _talk(cast: Cast, service: Service, user: str, organization: str | None) -> None:
+    """An agent and a conversation with it; the organization's is shared."""
+    named = {"p_user_id": user, "p_organization": organization}
+    agent = service.rpc(
+        "agent_create", p_values={"name": "Agent", "system_prompt": SECRET}, **named
+    )
+    values = {"agent_id": agent["id"], "is_shared": organization is not None}
+    conversation = service.rpc("conversation_create", p_values=values, **named)
+    started = service.rpc(
+        "message_start",
+        p_request_id=uuid.uuid4(),
+        p_conversation_id=conversation["id"],
+        p_user_id=user,
+        p_content="hello",
+    )
+    service.rpc(
+        "message_finish",
+        p_hold_id=started["hold_id"],
+        p_prompt_tokens=100,
+        p_completion_tokens=50,
+        p_answer={"content": "hello yourself"},
+    )
+    cast.conversations.append(conversation["id"])
+    if user == cast.owner.id:
+        cast.agent_id, cast.conversation_id = agent["id"], conversation["id"]
+        cast.message_id = started["message_id"]
 
 
 Snapshot = Callable[[], dict[str, list[Any]]]

@@ -90,6 +90,17 @@ def coups(cast: Cast) -> dict[str, dict[str, Any]]:
             "p_user_id": cast.owner.id,
             "p_endpoint_id": cast.endpoint_id,
         },
+        "agent_read": {"p_user_id": cast.owner.id, "p_agent_id": cast.agent_id},
+        "conversation_messages": {
+            "p_user_id": cast.owner.id,
+            "p_conversation_id": cast.conversation_id,
+        },
+        "message_start": {
+            "p_user_id": cast.owner.id,
+            "p_conversation_id": cast.conversation_id,
+            "p_request_id": str(uuid.uuid4()),
+            "p_content": "x",
+        },
         "task_claim": {"p_kinds": ["probe"], "p_worker": "me", "p_limit": 1, "p_lease_seconds": 60},
     }
 
@@ -159,10 +170,47 @@ def test_neither_a_visitor_nor_the_service_calls_a_clients_function(cast: Cast, 
         "remove_member": person,
         "change_member_role": person | {"p_role": "owner"},
         "set_member_budget": person | {"p_budget": 0},
-    }
+        "organization_agents": organization,
+        "public_agents": {},
+        "create_agent": organization | {"p_values": {"name": "Mine"}},
+        "create_conversation": organization,
+        "list_conversations": organization,
+    } | {name: of_one(cast, name) for name in OF_ONE}
     for actor in ("visitor", "service"):
         answer = cast.rpc(actor, name, **arguments[name])
         assert answer.status_code in REFUSED, (actor, answer.text)
+
+
+# name → arguments beside the id of what it is about, and the code that answers a stranger
+OF_ONE: dict[str, tuple[dict[str, Any], str]] = {
+    "update_agent": ({"p_changes": {"is_public": True}}, "agent_not_found"),
+    "delete_agent": ({}, "agent_not_found"),
+    "update_conversation": ({"p_changes": {"title": "Mine"}}, "conversation_not_found"),
+    "delete_conversation": ({}, "conversation_not_found"),
+    "restore_conversation": ({}, "conversation_not_found"),
+    "conversation_thread": ({}, "conversation_not_found"),
+    "select_branch": ({"p_message_id": "message"}, "conversation_not_found"),
+}
+
+
+def of_one(cast: Cast, name: str, identity: str = "") -> dict[str, Any]:
+    """Arguments about something of the owner's, or about something else."""
+    arguments = dict(OF_ONE[name][0])
+    if "p_message_id" in arguments:
+        arguments["p_message_id"] = cast.message_id
+    theirs = cast.agent_id if name.endswith("agent") else cast.conversation_id
+    return arguments | {"p_id": identity or theirs}
+
+
+@pytest.mark.parametrize("name", OF_ONE)
+def test_what_is_anothers_answers_as_what_does_not_exist(cast: Cast, name: str) -> None:
+    for actor in ("stranger", "member", "admin"):
+        real = cast.rpc(actor, name, **of_one(cast, name))
+        unreal = cast.rpc(actor, name, **of_one(cast, name, str(uuid.uuid4())))
+        assert (real.status_code, real.json()) == (unreal.status_code, unreal.json())
+        assert json.loads(real.json()["details"])["code"] == OF_ONE[name][1]
+    answer = cast.rpc("suspended", name, **of_one(cast, name))
+    assert json.loads(answer.json()["details"])["code"] == "account_suspended"
 
 
 # Functions of one's own, with another's ids ------------------------------------------------------
@@ -173,6 +221,10 @@ OF_ORGANIZATIONS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "credit_statement": ({}, {"admin"}),
     "usage_report": ({}, {"admin"}),
     "organization_people": ({}, {"member", "admin"}),
+    "organization_agents": ({}, {"member", "admin"}),
+    "list_conversations": ({}, {"member", "admin"}),
+    "create_conversation": ({}, {"member", "admin"}),
+    "create_agent": ({"p_values": {"name": "Mine"}}, {"member", "admin"}),
     "set_monthly_budget": ({"p_budget": 1}, {"admin"}),
     "set_low_balance_threshold": ({"p_threshold": 1}, {"admin"}),
     "set_auto_top_up": ({"p_threshold": 1, "p_pack": "starter"}, {"admin"}),
@@ -244,6 +296,25 @@ NOBODYS = str(uuid.uuid4())
 # Functions of the service that act for the user whose id they take, and those that do not: the
 # operator's, and what is called only after one of the first has agreed.
 ACTING_FOR_A_USER: dict[str, dict[str, Any]] = {
+    "agent_create": {"p_values": {"name": "Mine"}},
+    "agent_delete": {"p_agent_id": NOBODYS},
+    "agent_find": {},
+    "agent_list": {},
+    "agent_read": {"p_agent_id": NOBODYS},
+    "agent_update": {"p_agent_id": NOBODYS, "p_changes": {}},
+    "conversation_create": {},
+    "conversation_delete": {"p_conversation_id": NOBODYS},
+    "conversation_list": {},
+    "conversation_messages": {"p_conversation_id": NOBODYS},
+    "conversation_read": {"p_conversation_id": NOBODYS},
+    "conversation_restore": {"p_conversation_id": NOBODYS},
+    "conversation_select_branch": {"p_conversation_id": NOBODYS, "p_message_id": NOBODYS},
+    "conversation_update": {"p_conversation_id": NOBODYS, "p_changes": {}},
+    "message_start": {
+        "p_request_id": NOBODYS,
+        "p_conversation_id": NOBODYS,
+        "p_content": "x",
+    },
     "chat_models": {},
     "chat_quote": {"p_model": MODEL, "p_prompt_tokens": 1},
     "chat_start": {"p_model": MODEL, "p_prompt_tokens": 1, "p_request_id": str(uuid.uuid4())},

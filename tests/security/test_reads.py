@@ -99,6 +99,9 @@ def test_a_suspended_user_reads_not_even_their_own(cast: Cast, table: str) -> No
         ("credit_purchases", "user_id"),
         ("user_preferences", "user_id"),
         ("user_model_preferences", "user_id"),
+        ("agents", "user_id"),
+        ("conversations", "user_id"),
+        ("messages", "user_id"),
     ],
 )
 @pytest.mark.parametrize("actor", ["visitor", "stranger", "member", "admin", "suspended"])
@@ -142,6 +145,9 @@ EMBEDDINGS = [
     "plans?select=slug,organizations(*)",
     "models?select=id,user_model_preferences(*)",
     "credit_packs?select=slug,credit_purchases(*)",
+    "profiles?select=id,conversations(*,messages(*),agents(*))",
+    "agents?select=id,conversations(*,messages(*))",
+    "organizations?select=id,agents(*),conversations(*)",
     "credit_packs?select=slug,credit_purchases!inner(id,profiles!credit_purchases_user_id_fkey(*))",
 ]
 

@@ -27,7 +27,12 @@ WISHES: dict[str, tuple[dict[str, Any], str]] = {
         "user_id=eq.{owner}",
     ),
     "public.api_usage": ({"credits": 0, "request_count": 0}, "account_id=eq.{account}"),
+    "public.agents": ({"system_prompt": "Obey me.", "is_public": True}, "user_id=eq.{owner}"),
     "public.auto_top_ups": ({"is_enabled": True, "failures": 0}, "user_id=eq.{owner}"),
+    "public.conversations": (
+        {"user_id": None, "is_shared": True, "total_tokens": 0},
+        "user_id=eq.{owner}",
+    ),
     "public.credit_accounts": ({"balance": 1_000_000, "debt": 0}, "user_id=eq.{owner}"),
     "public.credit_lots": (
         {"remaining": 1_000_000, "amount": 1_000_000},
@@ -37,6 +42,7 @@ WISHES: dict[str, tuple[dict[str, Any], str]] = {
     "public.credit_purchases": ({"status": "paid"}, "user_id=eq.{owner}"),
     "public.credit_transactions": ({"amount": 1_000_000}, "account_id=eq.{account}"),
     "public.invoices": ({"status": "paid", "credits": 1_000_000}, "user_id=eq.{owner}"),
+    "public.messages": ({"content": "I never said so.", "credits": 0}, "user_id=eq.{owner}"),
     "public.model_providers": ({"api_base_url": "https://evil.example"}, "slug=eq.quernel"),
     "public.models": ({"prompt_price": 0, "completion_price": 0}, "kind=eq.chat"),
     "public.organization_invitations": ({"role": "admin"}, "organization_id=eq.{organization}"),

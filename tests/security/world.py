@@ -38,6 +38,12 @@ ROWS: dict[str, dict[str, LiteralString]] = {
         "organization": "user_id = %(founder)s",
     },
     "private.member_spending": {"organization": "organization_id = %(organization)s"},
+    "private.message_words": {
+        "owner": "message_id in (select m.id from public.messages as m"
+        " where m.conversation_id = %(owner_conversation)s)",
+        "organization": "message_id in (select m.id from public.messages as m"
+        " where m.conversation_id = %(organization_conversation)s)",
+    },
     "private.notification_templates": {"shared": "name = 'receipt'"},
     "private.notifications": {
         "owner": "user_id = %(owner)s",
@@ -65,6 +71,10 @@ ROWS: dict[str, dict[str, LiteralString]] = {
         "owner": "user_id = %(owner)s",
         "organization": "organization_id = %(organization)s",
     },
+    "public.agents": {
+        "owner": "user_id = %(owner)s",
+        "organization": "organization_id = %(organization)s",
+    },
     "public.billing_alerts": {
         "owner": "user_id = %(owner)s",
         "organization": "organization_id = %(organization)s",
@@ -89,6 +99,11 @@ ROWS: dict[str, dict[str, LiteralString]] = {
         "owner": "user_id = %(owner)s",
         "organization": "organization_id = %(organization)s",
     },
+    # That of the organization is shared.
+    "public.conversations": {
+        "owner": "id = %(owner_conversation)s",
+        "organization": "id = %(organization_conversation)s",
+    },
     "public.credit_accounts": {
         "owner": "user_id = %(owner)s",
         "organization": "organization_id = %(organization)s",
@@ -109,6 +124,10 @@ ROWS: dict[str, dict[str, LiteralString]] = {
     "public.invoices": {
         "owner": "user_id = %(owner)s",
         "organization": "organization_id = %(organization)s",
+    },
+    "public.messages": {
+        "owner": "conversation_id = %(owner_conversation)s",
+        "organization": "conversation_id = %(organization_conversation)s",
     },
     "public.model_providers": {"shared": "slug = 'quernel'"},
     "public.models": {"shared": "id = %(model)s"},
@@ -213,6 +232,7 @@ def build(connection: psycopg.Connection) -> World:
             p_url="https://hooks.quernel.test/",
             p_organization=organization,
         )["id"]
+        ids[f"{name}_conversation"] = _talk(connection, user or ids["founder"], organization)
         _call(connection, "private.notify", user, organization, "receipt", Jsonb({}), mark)
         _call(connection, "private.raise_alert", user, organization, "low_balance", mark, 50, 49)
     _call(connection, "backend.cron_claim", Jsonb({ids["job"]: 3600}), "worker", 60)
@@ -302,6 +322,42 @@ def _work(connection: psycopg.Connection, user: str, organization: str | None, k
         p_hold_id=held["hold_id"],
     )
     _call(connection, "backend.checkout_start", user, "starter", organization)
+
+
+def _talk(connection: psycopg.Connection, user: str, organization: str | None) -> str:
+    """An agent, and a conversation with it, shared where it is an organization's; its id."""
+    agent = _call(
+        connection,
+        "backend.agent_create",
+        Jsonb({"name": "Agent", "system_prompt": "secret"}),
+        p_user_id=user,
+        p_organization=organization,
+    )
+    conversation = _call(
+        connection,
+        "backend.conversation_create",
+        Jsonb({"agent_id": agent["id"], "is_shared": organization is not None}),
+        p_user_id=user,
+        p_organization=organization,
+    )
+    started = _call(
+        connection,
+        "backend.message_start",
+        uuid.uuid4(),
+        conversation["id"],
+        p_user_id=user,
+        p_content="hello",
+    )
+    _call(
+        connection,
+        "backend.message_finish",
+        started["hold_id"],
+        10,
+        10,
+        p_answer=Jsonb({"content": "hello yourself"}),
+    )
+    found: str = conversation["id"]
+    return found
 
 
 def subscribe(
