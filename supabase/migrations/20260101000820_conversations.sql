@@ -312,7 +312,9 @@ $$;
 comment on function private.delete_personal_conversations() is
 'Trigger: a person''s conversations go with them, messages and all; what they shared with an organization stays there without their name.';
 
-create trigger personal_conversations_go_with_their_author
+-- After the account has been locked (the_account_is_locked_before_its_keys_are_erased): triggers of one event fire in
+-- the order of their names.
+create trigger their_own_conversations_go_with_them
 before delete on public.profiles
 for each row execute function private.delete_personal_conversations();
 
@@ -1319,8 +1321,15 @@ create function backend.message_fail(
 language plpgsql volatile security definer set search_path = ''
 as $$
 declare
-  v_result jsonb := backend.chat_fail(p_hold_id, p_error_code, p_latency_ms, p_is_answered);
+  v_result jsonb;
 begin
+  -- The person before the account, as in an erasure, which takes their messages along and then the rest.
+  perform p.id
+  from private.credit_holds as h
+  inner join public.profiles as p on p.id = h.user_id
+  where h.id = p_hold_id
+  for key share of p;
+  v_result := backend.chat_fail(p_hold_id, p_error_code, p_latency_ms, p_is_answered);
   update public.messages as m
   set status = 'failed', error_code = left(coalesce(p_error_code, 'failed'), 100)
   where m.hold_id = p_hold_id and m.status in ('pending', 'streaming');

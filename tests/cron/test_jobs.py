@@ -55,6 +55,7 @@ async def test_intervals_are_those_the_product_promises() -> None:
         "sweep_tasks": 30,
         "notifications": 3600,
         "purge_idempotency": 3600,
+        "conversation_purge": 3600,
         "alerts_scan": 3600,
         "alerts_purge": 86_400,
         "usage_partitions": 86_400,
