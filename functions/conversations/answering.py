@@ -105,6 +105,7 @@ class Answering:
 
     async def aclose(self) -> None:
         """Let answers end, break off those that do not, and wait until all are charged and kept."""
+        self._abandoned_seconds = 0.0  # for one that is just beginning
         if self._tasks:
             _, late = await asyncio.wait(self._tasks, timeout=CLOSE_SECONDS)
             for task in late:

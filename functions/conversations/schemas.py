@@ -51,10 +51,8 @@ class ConversationChanges(BaseModel):
 
     @property
     def values_set(self) -> dict[str, Any]:
-        """What the client named, null included, but for the branch."""
-        return self.model_dump(
-            mode="json", exclude_unset=True, exclude={"head_message_id", "organization"}
-        )
+        """What the client named, null included."""
+        return self.model_dump(mode="json", exclude_unset=True)
 
 
 class ConversationRequest(BaseModel):

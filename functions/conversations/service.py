@@ -59,17 +59,13 @@ class ConversationService:
     async def update(
         self, caller: Principal, conversation_id: UUID, changes: ConversationChanges
     ) -> dict[str, Any]:
-        """Change what is named, then show the branch that is. Raises message_not_found too."""
-        named = {"p_conversation_id": conversation_id, **caller.arguments}
-        conversation: dict[str, Any]
-        if changes.values_set or changes.head_message_id is None:
-            conversation = await self._database.rpc(
-                "conversation_update", **named, p_changes=changes.values_set
-            )
-        if changes.head_message_id is not None:
-            conversation = await self._database.rpc(
-                "conversation_select_branch", **named, p_message_id=changes.head_message_id
-            )
+        """Change what is named. Raises invalid_argument, message_not_found and so on too."""
+        conversation: dict[str, Any] = await self._database.rpc(
+            "conversation_update",
+            **caller.arguments,
+            p_conversation_id=conversation_id,
+            p_changes=changes.values_set,
+        )
         return conversation
 
     async def delete(self, caller: Principal, conversation_id: UUID) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 -- The counters of a conversation are those of its messages, and its head is one of them.
--- Mend: set message_count, total_tokens and last_message_at to what is counted here, and the head to the newest message.
+-- Mend: set message_count, total_tokens and last_message_at to what is counted, and the head to the newest message.
 select
   c.id::text as subject,
   jsonb_build_object(

@@ -1,6 +1,6 @@
 -- Every answer in a conversation has its hold and its usage row, at the same price and in the same state.
--- Mend: An answer costs what its hold was settled for. Usage older than its retention is gone, and with it the row of an
--- old answer; so an answer counts only from the oldest row on. An answer that is behind its hold was lost: run
+-- Mend: An answer costs what its hold was settled for. Usage older than its retention is gone, and with it the row of
+-- an old answer; so an answer counts only from the oldest row on. One that is behind its hold was lost: run
 -- `quernel cron reap_holds`.
 select
   m.id::text as subject,

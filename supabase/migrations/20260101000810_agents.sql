@@ -71,9 +71,10 @@ on public.agents for select to authenticated
 using (
   (
     user_id = (select private.active_user_id())
-    and (organization_id is null or organization_id in (select private.my_organization_ids()))
+    and (organization_id is null or organization_id = any(array(select private.my_organization_ids())))
   )
-  or organization_id in (select private.my_admin_organization_ids())
+  -- As an array it can be looked up in an index on either side of the "or".
+  or organization_id = any(array(select private.my_admin_organization_ids()))
 );
 
 create trigger agents_touch_updated_at before update on public.agents

@@ -19,7 +19,7 @@ insert into private.settings (name, value, description) values
   '30',
   'Days a deleted conversation can be restored before it is purged with its messages.'
 ),
-('context_messages', '2000', 'Most messages of a branch that are looked at for a context.'),
+('context_messages', '1000', 'Most messages of a branch that are looked at for a context.'),
 ('context_margin_percent', '15', 'Part of a window that is left free, since what a prompt has is an estimate.');
 
 -- ---------------------------------------------------------------------------------------------------------------
@@ -108,7 +108,7 @@ create table public.messages (
   prompt_bound integer not null default 0,
   prompt_estimate integer not null default 0,
   created_at timestamptz not null default clock_timestamp(),
-  updated_at timestamptz not null default now(),
+  updated_at timestamptz not null default clock_timestamp(),
   constraint messages_are_of_one_conversation unique (conversation_id, id),
   constraint parent_is_in_the_same_conversation
   foreign key (conversation_id, parent_id) references public.messages (conversation_id, id),
@@ -152,7 +152,7 @@ comment on column public.messages.prompt_estimate is 'Tokens it has probably in 
 comment on column public.messages.created_at is 'When it was stored, or the answer begun.';
 comment on column public.messages.updated_at is 'When anything in the row last changed.';
 
-create index messages_by_parent on public.messages (conversation_id, parent_id);
+create index messages_by_parent on public.messages (conversation_id, parent_id, created_at desc, id desc);
 create index messages_by_time on public.messages (conversation_id, created_at);
 create index messages_by_user on public.messages (user_id) where user_id is not null;
 create unique index messages_have_one_answer_per_hold on public.messages (hold_id) where hold_id is not null;
@@ -186,7 +186,8 @@ using (
   and (
     (organization_id is null and user_id = (select private.active_user_id()))
     or (
-      organization_id in (select private.my_organization_ids())
+      -- As an array it can be looked up in an index on either side of the "or".
+      organization_id = any(array(select private.my_organization_ids()))
       and (is_shared or user_id = (select private.active_user_id()))
     )
   )
@@ -431,7 +432,9 @@ create function private.set_conversation_values(
 language plpgsql stable security definer set search_path = ''
 as $$
 declare
-  c_fields constant text[] := array['title', 'status', 'is_shared', 'agent_id', 'model', 'system_prompt'];
+  c_fields constant text[] := array[
+    'title', 'status', 'is_shared', 'agent_id', 'model', 'system_prompt', 'head_message_id'
+  ];
   v_unknown text;
   v_conversation public.conversations;
 begin
@@ -488,7 +491,9 @@ begin
   v_conversation.organization_id := p_caller.organization_id;
   v_conversation.status := 'active';
   v_conversation.is_shared := false;
-  v_conversation := private.set_conversation_values(p_caller, v_conversation, p_values - 'status');
+  v_conversation := private.set_conversation_values(
+    p_caller, v_conversation, p_values - array['status', 'head_message_id']
+  );
   insert into public.conversations (
     user_id, organization_id, is_shared, agent_id, title, title_source, system_prompt, model
   ) values (
@@ -519,15 +524,18 @@ begin
     perform private.fail(404, 'conversation_not_found', 'There is no such conversation.');
   end if;
   v_conversation := private.set_conversation_values(p_caller, v_conversation, p_changes);
-  -- Whoever writes in it may name it.
-  if p_changes - 'title' <> '{}' then
+  -- Whoever writes in it may name it, and choose the branch.
+  if p_changes - array['title', 'head_message_id'] <> '{}' then
     perform private.require_author(p_caller, p_conversation);
+  end if;
+  if p_changes ? 'head_message_id' then
+    v_conversation.head_message_id := private.branch_end(v_conversation.id, v_conversation.head_message_id);
   end if;
   update public.conversations as c
   set title = v_conversation.title, title_source = v_conversation.title_source, status = v_conversation.status,
     archived_at = case when v_conversation.status = 'archived' then coalesce(c.archived_at, now()) end,
     is_shared = v_conversation.is_shared, agent_id = v_conversation.agent_id, model = v_conversation.model,
-    system_prompt = v_conversation.system_prompt
+    system_prompt = v_conversation.system_prompt, head_message_id = v_conversation.head_message_id
   where c.id = v_conversation.id
   returning c.* into v_conversation;
   return private.conversation_json(v_conversation);
@@ -535,7 +543,7 @@ end
 $$;
 
 comment on function private.update_conversation(private.caller, public.conversations, jsonb) is
-'Renames, archives, restores, shares a conversation, or changes who answers in it. 403 not_the_author for members who only write in it.';
+'Renames, archives, restores, shares a conversation, changes who answers in it, or shows another branch. 403 not_the_author for members who only write in it.';
 
 create function private.delete_conversation(p_caller private.caller, p_conversation public.conversations)
 returns jsonb
@@ -731,11 +739,21 @@ begin
     -- Branches at this place, oldest first; the message is one of them.
     select jsonb_agg(s.id order by s.created_at, s.id)
     from (
-      select b.id, b.created_at
-      from public.messages as b
-      where b.conversation_id = p_conversation.id and b.parent_id is not distinct from m.parent_id and b.role = m.role
-      order by b.created_at desc, b.id desc
-      limit 100
+      (
+        select b.id, b.created_at
+        from public.messages as b
+        where b.conversation_id = p_conversation.id and b.parent_id = m.parent_id
+        order by b.created_at desc, b.id desc
+        limit 100
+      )
+      union all
+      (
+        select b.id, b.created_at
+        from public.messages as b
+        where b.conversation_id = p_conversation.id and b.parent_id is null and m.parent_id is null
+        order by b.created_at desc, b.id desc
+        limit 100
+      )
     ) as s
   )) order by p.depth desc), '[]') into v_messages
   from path as p
@@ -753,44 +771,40 @@ $$;
 comment on function private.conversation_thread(public.conversations, integer, uuid) is
 'The last messages of the branch that is shown, oldest first, with the branches at each place; next is what to ask for those before, null at the beginning.';
 
-create function private.select_branch(p_conversation public.conversations, p_message_id uuid) returns jsonb
-language plpgsql volatile security definer set search_path = ''
+create function private.branch_end(p_conversation_id uuid, p_message_id uuid) returns uuid
+language plpgsql stable security definer set search_path = ''
 as $$
-declare
-  v_conversation public.conversations;
-  v_head uuid;
 begin
-  select c.* into v_conversation from public.conversations as c where c.id = p_conversation.id for no key update;
   if not exists (
-    select from public.messages as m where m.conversation_id = p_conversation.id and m.id = p_message_id
+    select from public.messages as m where m.conversation_id = p_conversation_id and m.id = p_message_id
   ) then
-    perform private.fail(404, 'message_not_found', 'There is no such message in this conversation.', '{"param": "message_id"}');
+    perform private.fail(404, 'message_not_found', 'There is no such message in this conversation.',
+      '{"param": "head_message_id"}');
   end if;
-  -- From the message to the newest end of its branch; bounded, so a branch of more than 10,000 is shown that far.
-  with recursive down as (
-    select p_message_id as id, 1 as depth
-    union all
-    select n.id, d.depth + 1
-    from down as d
-    cross join lateral (
-      select m.id
-      from public.messages as m
-      where m.conversation_id = p_conversation.id and m.parent_id = d.id
-      order by m.created_at desc, m.id desc
-      limit 1
-    ) as n
-    where d.depth < 10000
-  )
+  -- Bounded, so that a branch of more than 10,000 messages is shown that far.
+  return (
+    with recursive down as (
+      select p_message_id as id, 1 as depth
+      union all
+      select n.id, d.depth + 1
+      from down as d
+      cross join lateral (
+        select m.id
+        from public.messages as m
+        where m.conversation_id = p_conversation_id and m.parent_id = d.id
+        order by m.created_at desc, m.id desc
+        limit 1
+      ) as n
+      where d.depth < 10000
+    )
 
-  select d.id into v_head from down as d order by d.depth desc limit 1;
-  update public.conversations as c set head_message_id = v_head where c.id = p_conversation.id
-  returning c.* into v_conversation;
-  return private.conversation_json(v_conversation);
+    select d.id from down as d order by d.depth desc limit 1
+  );
 end
 $$;
 
-comment on function private.select_branch(public.conversations, uuid) is
-'Shows the branch that a message is on, to its newest end; 404 message_not_found.';
+comment on function private.branch_end(uuid, uuid) is
+'From a message to the newest end of the branch it is on; 404 message_not_found.';
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- Kernel: what a prompt weighs
@@ -894,6 +908,8 @@ create function private.branch_context(
 )
 language plpgsql stable security definer set search_path = ''
 as $$
+declare
+  v_most integer := private.setting('context_messages');
 begin
   -- From the newest back to the oldest, as far as the budget goes and never further: the length of the whole
   -- conversation makes no difference.
@@ -905,7 +921,7 @@ begin
     select m.id, m.parent_id, p.total + m.prompt_estimate, p.depth + 1
     from path as p
     inner join public.messages as m on m.conversation_id = p_conversation_id and m.id = p.parent_id
-    where p.total <= p_budget and p.depth < private.setting('context_messages')::integer
+    where p.total <= p_budget and p.depth < v_most
   ),
 
   fitting as (
@@ -1228,21 +1244,27 @@ begin
 
   if v_answer.id is null then
     v_answer.id := private.uuid7();
-    -- The question, unless it is there already, and the answer that begins.
-    insert into public.messages (
-      id, conversation_id, parent_id, user_id, role, content, parts, status, metadata, hold_id, prompt_bound,
-      prompt_estimate
-    )
-    select
-      v_message.id, p_conversation_id, v_message.parent_id, v_message.user_id, 'user', v_message.content,
-      v_message.parts, 'completed', '{}'::jsonb, null, v_message.prompt_bound, v_message.prompt_estimate
-    where v_message.created_at is null
-    union all
-    select
-      v_answer.id, p_conversation_id, v_message.id, v_caller.user_id, 'assistant', '', null,
-      case when p_stream then 'streaming' else 'pending' end,
-      v_prompt.parameters || jsonb_build_object('max_tokens', v_started #> '{candidates,0,max_tokens}'),
-      (v_started ->> 'hold_id')::uuid, 0, 0;
+    begin
+      -- The question, unless it is there already, and the answer that begins.
+      insert into public.messages (
+        id, conversation_id, parent_id, user_id, role, content, parts, status, metadata, hold_id, prompt_bound,
+        prompt_estimate
+      )
+      select
+        v_message.id, p_conversation_id, v_message.parent_id, v_message.user_id, 'user', v_message.content,
+        v_message.parts, 'completed', '{}'::jsonb, null, v_message.prompt_bound, v_message.prompt_estimate
+      where v_message.created_at is null
+      union all
+      select
+        v_answer.id, p_conversation_id, v_message.id, v_caller.user_id, 'assistant', '', null,
+        case when p_stream then 'streaming' else 'pending' end,
+        v_prompt.parameters || jsonb_build_object('max_tokens', v_started #> '{candidates,0,max_tokens}'),
+        (v_started ->> 'hold_id')::uuid, 0, 0;
+    exception
+      when unique_violation then
+        -- Somebody else's message got the same id in this very moment.
+        perform private.fail(409, 'idempotency_conflict', 'This message id was already used for another message.');
+    end;
     update public.conversations as c
     set head_message_id = v_answer.id,
       title = coalesce(c.title, private.title_of(v_message.content)),
@@ -1441,7 +1463,7 @@ end
 $$;
 
 comment on function backend.conversation_update(uuid, jsonb, uuid, text) is
-'Renames, archives, restores, shares a conversation, or changes who answers in it.';
+'Renames, archives, restores, shares a conversation, changes who answers in it, or shows another branch.';
 
 create function backend.conversation_delete(
   p_conversation_id uuid, p_user_id uuid default null, p_key_hash text default null
@@ -1487,20 +1509,6 @@ $$;
 comment on function backend.conversation_messages(uuid, uuid, text, integer, uuid) is
 'The branch of a conversation that is shown, page by page from its end.';
 
-create function backend.conversation_select_branch(
-  p_conversation_id uuid, p_message_id uuid, p_user_id uuid default null, p_key_hash text default null
-) returns jsonb
-language plpgsql volatile security definer set search_path = ''
-as $$
-declare
-  v_entered record := private.enter_conversation(p_user_id, p_key_hash, p_conversation_id);
-begin
-  return private.select_branch(v_entered.conversation, p_message_id);
-end
-$$;
-
-comment on function backend.conversation_select_branch(uuid, uuid, uuid, text) is 'Shows another branch.';
-
 grant execute on function
 backend.message_start(
   uuid, uuid, uuid, text, text, jsonb, uuid, uuid, boolean, uuid, text[], integer, jsonb, boolean, text, text
@@ -1515,8 +1523,7 @@ backend.conversation_read(uuid, uuid, text),
 backend.conversation_update(uuid, jsonb, uuid, text),
 backend.conversation_delete(uuid, uuid, text),
 backend.conversation_restore(uuid, uuid, text),
-backend.conversation_messages(uuid, uuid, text, integer, uuid),
-backend.conversation_select_branch(uuid, uuid, uuid, text)
+backend.conversation_messages(uuid, uuid, text, integer, uuid)
 to service_role;
 
 -- ---------------------------------------------------------------------------------------------------------------
@@ -1567,7 +1574,11 @@ comment on function private.my_conversation_thread(uuid, integer, uuid) is 'See 
 
 create function private.select_my_branch(p_id uuid, p_message_id uuid) returns jsonb
 language sql volatile security definer set search_path = ''
-as $$ select backend.conversation_select_branch(p_id, p_message_id, private.require_active_user()) $$;
+as $$
+  select backend.conversation_update(
+    p_id, jsonb_build_object('head_message_id', p_message_id), private.require_active_user()
+  )
+$$;
 
 comment on function private.select_my_branch(uuid, uuid) is 'See public.select_branch.';
 
@@ -1594,7 +1605,7 @@ language sql volatile security invoker set search_path = ''
 as $$ select private.update_my_conversation(p_id, p_changes) $$;
 
 comment on function public.update_conversation(uuid, jsonb) is
-'Changes title, status (active, archived), is_shared, agent_id, model or system_prompt. Members who write in a shared conversation may name it; the rest is its author''s and the admins''.';
+'Changes title, status (active, archived), is_shared, agent_id, model, system_prompt, or the branch that is shown (head_message_id). Members who write in a shared conversation may change the first and the last; the rest is its author''s and the admins''.';
 
 create function public.delete_conversation(p_id uuid) returns jsonb
 language sql volatile security invoker set search_path = ''

@@ -120,7 +120,7 @@ def test_a_conversation_of_100_000_messages_is_read_no_further_than_the_window(
 
         for query, most in (
             ("select backend.conversation_messages(%s, %s, p_limit => 50)", 500),
-            ("select backend.message_start(gen_random_uuid(), %s, %s, p_content => 'x')", 10_000),
+            ("select backend.message_start(gen_random_uuid(), %s, %s, p_content => 'x')", 3_000),
         ):
             before = rows_read()
             connection.execute(query.encode(), [long, talker.id])
@@ -131,7 +131,7 @@ def test_a_conversation_of_100_000_messages_is_read_no_further_than_the_window(
     assert len(page["messages"]) == 50
     assert page["next"] == page["messages"][0]["id"]
     [sent] = upstream.bodies(mark)
-    assert 1_000 < len(sent["messages"]) <= 2_001
+    assert 900 < len(sent["messages"]) <= 1_001
     assert talker.get(long)["message_count"] == 100_002
 
 

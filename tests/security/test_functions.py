@@ -308,7 +308,6 @@ ACTING_FOR_A_USER: dict[str, dict[str, Any]] = {
     "conversation_messages": {"p_conversation_id": NOBODYS},
     "conversation_read": {"p_conversation_id": NOBODYS},
     "conversation_restore": {"p_conversation_id": NOBODYS},
-    "conversation_select_branch": {"p_conversation_id": NOBODYS, "p_message_id": NOBODYS},
     "conversation_update": {"p_conversation_id": NOBODYS, "p_changes": {}},
     "message_start": {
         "p_request_id": NOBODYS,
