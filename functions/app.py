@@ -34,6 +34,8 @@ EXPOSED_HEADERS = (
     "ratelimit-remaining",
     "ratelimit-reset",
     "idempotent-replayed",
+    "x-quernel-provider",
+    "x-quernel-credential",
 )
 """Answer headers that scripts of other origins may read."""
 

@@ -8,9 +8,9 @@ from functions.chat import wire
 from functions.chat.counting import Tally, Usage
 from functions.chat.idempotency import MAX_STORED_BYTES, StoredAnswer, not_stored
 from functions.chat.metering import EmptyAnswerError, Receipt
+from functions.chat.routing import Candidate
 from functions.chat.schemas import Completion
-from functions.chat.upstream import malformed, refuse_error_chunk
-from functions.core.errors import QuernelError
+from functions.chat.upstream import broken, choices_of, malformed, refuse_error_chunk
 
 DONE = "[DONE]"
 _HEAD = ("object", "created", "system_fingerprint", "service_tier")
@@ -24,16 +24,21 @@ def frame(text: str) -> str:
 class Answer:
     """What both kinds of answers share: names, counts and what is kept for a replay."""
 
-    def __init__(self, request: Completion, model_id: str, answer_id: str, max_tokens: int) -> None:
-        """`max_tokens` is the limit per choice that was sent upstream."""
+    def __init__(self, request: Completion, model: Candidate, answer_id: str) -> None:
+        """`model` is the candidate that answers."""
         self.tally = Tally()
+        self.model_id = model.id
         self._request = request
-        self._names = {"id": answer_id, "model": model_id}
-        self._most_completion = max_tokens * request.choices
+        self._names = {"id": answer_id, "model": model.id}
+        self._most_completion = model.max_tokens * request.choices
 
     def usage(self, *, ended: bool) -> Usage:
         """What to charge, whether the answer ended or was cut off by the client."""
         return self.tally.usage(self._request.size, self._most_completion, ended=ended)
+
+    def stored(self, usage: Usage) -> dict[str, Any]:
+        """What replays it."""
+        raise NotImplementedError
 
     def _require_content(self) -> None:
         if self.tally.is_empty(self._request.choices):
@@ -49,7 +54,7 @@ class WholeAnswer(Answer):
         """Check and rename it. Raises QuernelError 502 for an error or an empty answer."""
         refuse_error_chunk(body)
         self.tally.reported = body.pop("usage", None)
-        for choice in _choices(body):
+        for choice in choices_of(body):
             message = choice.get("message")
             if not isinstance(message, dict):
                 raise malformed()
@@ -58,7 +63,6 @@ class WholeAnswer(Answer):
         self._body = body | self._names
 
     def stored(self, usage: Usage) -> dict[str, Any]:
-        """What replays it."""
         return StoredAnswer([], self._body, usage.as_openai(self.tally.reported)).pack()
 
     def unpaid(self, usage: Usage) -> wire.Unpaid:
@@ -72,14 +76,13 @@ class StreamedAnswer(Answer):
     def __init__(
         self,
         request: Completion,
-        model_id: str,
+        model: Candidate,
         answer_id: str,
-        max_tokens: int,
         *,
         is_kept: bool,
     ) -> None:
         """`is_kept` when chunks have to be collected for a replay."""
-        super().__init__(request, model_id, answer_id, max_tokens)
+        super().__init__(request, model, answer_id)
         self._head: dict[str, Any] = {"object": "chat.completion.chunk"}
         self._last: dict[str, Any] | None = None  # a chunk that may turn out to be the last
         self._unsent: list[str] = []  # chunks from before the model said anything
@@ -95,7 +98,7 @@ class StreamedAnswer(Answer):
         """
         for chunk in chunks:
             refuse_error_chunk(chunk)
-            usage, choices = chunk.pop("usage", None), _choices(chunk)
+            usage, choices = chunk.pop("usage", None), choices_of(chunk)
             is_end = self._count(choices)
             if usage is not None:
                 self.tally.report(usage, choices)
@@ -118,10 +121,9 @@ class StreamedAnswer(Answer):
         """The stream is over. Raises QuernelError 502 if it broke off or said nothing."""
         self._require_content()
         if not self._ended or self._open - self._ended:
-            raise QuernelError("upstream_error", 502, "The model server broke off its answer.")
+            raise broken("The model server broke off its answer.")
 
     def stored(self, usage: Usage) -> dict[str, Any]:
-        """What replays it."""
         if self._kept is None:
             return not_stored("too_large")
         events = self._kept + self._unsent
@@ -178,10 +180,3 @@ def with_receipt(answer: wire.Unpaid, receipt: Receipt | None) -> str:
     if receipt is None:
         return answer.text(None, None)
     return answer.text(receipt.charged, receipt.balance)
-
-
-def _choices(body: dict[str, Any]) -> list[dict[str, Any]]:
-    choices = body.get("choices")
-    if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
-        raise malformed()
-    return choices

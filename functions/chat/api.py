@@ -15,13 +15,15 @@ from starlette.responses import Response
 from functions.chat import documentation as docs
 from functions.chat.idempotency import read_key
 from functions.chat.metering import ClientGoneError
+from functions.chat.providers import open_providers
+from functions.chat.routing import Router
 from functions.chat.schemas import parse
 from functions.chat.service import Ask, ChatService
 from functions.chat.streaming import EventResponse, Sink, while_connected
-from functions.chat.upstream import Upstream
 from functions.core.auth import CurrentPrincipal
 from functions.core.errors import InvalidRequestError
 from functions.core.json import Json, dumps
+from functions.core.settings import Settings
 
 CLIENT_CLOSED_REQUEST = 499  # nginx's status for a client that left; nobody reads it but the log
 MAX_ORGANIZATION = 100  # characters of an id or slug
@@ -30,12 +32,15 @@ MAX_ORGANIZATION = 100  # characters of an id or slug
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Make the process's ChatService; at the end wait until every hold is closed."""
-    service = ChatService(app.state.database, Upstream(app.state.upstream, app.state.settings))
-    app.state.chat = service
-    try:
-        yield
-    finally:
-        await service.background.drain()
+    settings: Settings = app.state.settings
+    async with open_providers(settings) as providers:
+        router = Router(providers, settings.llm_attempts_timeout_seconds)
+        service = ChatService(app.state.database, router)
+        app.state.chat = service
+        try:
+            yield
+        finally:
+            await service.background.drain()
 
 
 router = APIRouter(prefix="/v1", tags=["chat"], lifespan=_lifespan)

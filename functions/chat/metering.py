@@ -22,6 +22,7 @@ from typing import Any, Literal, Self, TypeVar
 import anyio
 
 from functions.chat.counting import Usage
+from functions.chat.routing import Candidate
 from functions.core.database import Database
 from functions.core.errors import QuernelError, rate_limit_headers
 from functions.core.json import Json
@@ -122,11 +123,7 @@ class Meter:
         self._hold_id: str = started["hold_id"]
         background.begin(self)
         self._life = _seconds_until(started["deadline"])
-        model = started["candidates"][0]
-        self.max_tokens: int = model["max_tokens"]
-        self.model_id: str = model["id"]
-        self.upstream_model: str = model["upstream_model"]
-        self.capabilities: dict[str, Any] = model.get("capabilities") or {}
+        self.candidates = tuple(Candidate.read(row) for row in started["candidates"])
         self.headers = rate_limit_headers(started.get("rate_limit"))
         self.first_token_ms: int | None = None
 
@@ -160,8 +157,12 @@ class Meter:
         usage: Usage,
         outcome: Literal["completed", "cancelled"],
         answer: dict[str, Any] | None,
+        model: str | None = None,
     ) -> None:
-        """Charge for the usage, store the answer of the Idempotency-Key."""
+        """Charge for the usage, store the answer of the Idempotency-Key.
+
+        `model` is the candidate that answered, at whose prices it is charged; None: the first.
+        """
         self._charge(
             p_prompt_tokens=usage.prompt,
             p_completion_tokens=usage.completion,
@@ -171,6 +172,7 @@ class Meter:
             p_latency_ms=self._elapsed_ms(),
             p_first_token_ms=self.first_token_ms,
             p_answer=answer,
+            p_model=model,
         )
 
     def fail(self, error_code: str, *, is_answered: bool = False) -> None:

@@ -21,6 +21,7 @@ MAX_CHOICES = 8
 MAX_TOP_LOGPROBS = 20  # as OpenAI has it
 MAX_TOKENS = 1_000_000  # the model's own limit is checked with its price
 MAX_MODEL_NAME = 200  # characters
+MAX_FALLBACKS = 3  # as OpenRouter has it; chat_candidates refuses more
 
 # Members that are refused unless they say what happens anyway.
 _UNSUPPORTED: Final[dict[str, tuple[Any, ...]]] = {
@@ -40,6 +41,7 @@ _UNSUPPORTED: Final[dict[str, tuple[Any, ...]]] = {
     "priority": (0,),
     "prompt_logprobs": (),
     "request_id": (),
+    "route": ("fallback",),
     "service_tier": ("auto", "default"),
     "store": (False,),
     "truncate_prompt_tokens": (),
@@ -54,6 +56,9 @@ _BRANCHES = ("str", "list[Part]")
 _PARTS: Final = {"text": str, "refusal": str, "image_url": dict}
 _IMAGE_MEMBERS: Final = frozenset({"url", "detail"})
 _CACHE_HINT: Final = "prompt_cache_breakpoint"  # OpenAI's clients may set it; it is not sent on
+
+
+ModelName = Annotated[str, Field(min_length=1, max_length=MAX_MODEL_NAME)]
 
 
 class Part(BaseModel):
@@ -87,7 +92,8 @@ class CompletionRequest(BaseModel):
         },
     )
 
-    model: Annotated[str, Field(min_length=1, max_length=MAX_MODEL_NAME)]
+    model: ModelName
+    models: Annotated[list[ModelName] | None, Field(max_length=MAX_FALLBACKS)] = None
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
     max_tokens: Annotated[int | None, Field(strict=True, ge=1, le=MAX_TOKENS)] = None
     max_completion_tokens: Annotated[int | None, Field(strict=True, ge=1, le=MAX_TOKENS)] = None
@@ -109,6 +115,7 @@ class Completion:
     wants_usage_chunk: bool
     has_images: bool
     size: PromptSize
+    fallbacks: tuple[str, ...] = ()  # models that are asked where the first does not answer
 
 
 def parse(body: bytes) -> Completion:
@@ -129,6 +136,7 @@ def parse(body: bytes) -> Completion:
         wants_usage_chunk=bool((request.stream_options or {}).get("include_usage")),
         has_images=check_parts(payload["messages"]),
         size=prompt_size(payload),
+        fallbacks=tuple(request.models or ()),
     )
 
 

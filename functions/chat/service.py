@@ -8,14 +8,16 @@ from typing import Any
 
 from functions.chat import answers
 from functions.chat.answers import Answer, StreamedAnswer, WholeAnswer
+from functions.chat.counting import Usage
 from functions.chat.idempotency import StoredAnswer, fingerprint, not_stored
 from functions.chat.metering import Background, ClientGoneError, Meter, Replay
+from functions.chat.routing import Candidate, Route, Router, can_serve, no_vision
 from functions.chat.schemas import Completion
 from functions.chat.streaming import Sink
-from functions.chat.upstream import AnswerCutOffError, Upstream
+from functions.chat.upstream import AnswerCutOffError, Template
 from functions.core.auth import Principal
 from functions.core.database import Database
-from functions.core.errors import InvalidRequestError, NotFoundError
+from functions.core.errors import NotFoundError
 
 REPLAYED = "idempotent-replayed"
 
@@ -37,13 +39,22 @@ class Ask:
     def answer_id(self) -> str:
         return f"chatcmpl-{self.request_id}"
 
+    def route(self, candidates: tuple[Candidate, ...]) -> Route:
+        """Its way to an answer, once the hold says who may give it."""
+        return Route(
+            candidates,
+            self.request_id,
+            caller=next(iter(map(str, self.caller.arguments.values()))),
+            needs_vision=self.completion.has_images,
+        )
+
 
 class ChatService:
     """Chat for one process."""
 
-    def __init__(self, database: Database, upstream: Upstream) -> None:
+    def __init__(self, database: Database, router: Router) -> None:
         self._database = database
-        self._upstream = upstream
+        self.router = router
         self.background = Background()
 
     async def complete(self, ask: Ask) -> tuple[str, dict[str, str]]:
@@ -52,24 +63,26 @@ class ChatService:
         But for AnswerCutOffError: then the prompt was. Cancelled before the model has answered, it
         costs nothing either.
         """
-        template = self._upstream.template(ask.completion)
+        template = Template(ask.completion)
         meter = await self.hold(ask)
         if isinstance(meter, Replay):
             stored = StoredAnswer.unpack(meter.answer)
             return answers.replay_text(stored, meter.receipt), {REPLAYED: "true"}
         async with meter:
-            _require_vision(ask.completion, meter.capabilities)
-            answer = WholeAnswer(ask.completion, meter.model_id, ask.answer_id, meter.max_tokens)
-            body = template.fill(meter.upstream_model, meter.max_tokens)
             try:
-                answer.take(await self._upstream.complete(body, ask.request_id))
-            except AnswerCutOffError:
-                _charge_so_far(ask, meter, answer)
+                served, body = await self.router.complete(ask.route(meter.candidates), template)
+            except AnswerCutOffError as error:
+                if error.served is not None:
+                    model = error.served.candidate
+                    _charge_so_far(ask, meter, WholeAnswer(ask.completion, model, ask.answer_id))
                 raise
+            answer = WholeAnswer(ask.completion, served.candidate, ask.answer_id)
+            answer.take(body)
             usage = answer.usage(ended=True)
             text = answer.unpaid(usage)
-            meter.finish(usage, "completed", answer.stored(usage) if ask.idempotency_key else None)
-            return answers.with_receipt(text, await meter.closed()), meter.headers
+            _charge(ask, meter, answer, usage)
+            headers = meter.headers | served.headers
+            return answers.with_receipt(text, await meter.closed()), headers
 
     async def stream(self, ask: Ask, sink: Sink) -> None:
         """Answer in chunks. Raises QuernelError; then nothing was charged.
@@ -77,37 +90,36 @@ class ChatService:
         Cancelled, when the client takes no more, or cut off (AnswerCutOffError), it charges what
         the model has produced so far.
         """
-        template = self._upstream.template(ask.completion)
+        template = Template(ask.completion)
         meter = await self.hold(ask)
         if isinstance(meter, Replay):
             await _replay(meter, sink)
             return
-        sink.headers |= meter.headers
         async with meter:
-            _require_vision(ask.completion, meter.capabilities)
-            answer = StreamedAnswer(
-                ask.completion,
-                meter.model_id,
-                ask.answer_id,
-                meter.max_tokens,
-                is_kept=ask.idempotency_key is not None,
-            )
-            body = template.fill(meter.upstream_model, meter.max_tokens)
+            answer: StreamedAnswer | None = None
             try:
-                async with self._upstream.stream(body, ask.request_id) as batches:
+                route = ask.route(meter.candidates)
+                async with self.router.stream(route, template) as (served, batches):
+                    sink.headers |= meter.headers | served.headers
+                    answer = StreamedAnswer(
+                        ask.completion,
+                        served.candidate,
+                        ask.answer_id,
+                        is_kept=ask.idempotency_key is not None,
+                    )
                     async for chunks in batches:
                         events = answer.take(chunks)
                         if events:
                             meter.mark_first_token()
                             await sink.write(events)
-                answer.end()
+                    answer.end()
             except (asyncio.CancelledError, ClientGoneError, AnswerCutOffError):
-                if answer.tally.produced:
+                if answer is not None and answer.tally.produced:
                     _charge_so_far(ask, meter, answer)
                 raise
             usage = answer.usage(ended=True)
             last = answer.unpaid(usage)
-            meter.finish(usage, "completed", answer.stored(usage) if ask.idempotency_key else None)
+            _charge(ask, meter, answer, usage)
             await sink.write(answer.rest(answers.with_receipt(last, await meter.closed())))
 
     async def quote(self, ask: Ask) -> dict[str, Any]:
@@ -119,14 +131,16 @@ class ChatService:
             "chat_quote",
             **ask.caller.arguments,
             p_model=ask.completion.model,
+            p_fallbacks=list(ask.completion.fallbacks),
             p_prompt_tokens=ask.completion.size.bound,
             p_prompt_estimate=ask.completion.size.estimate,
             p_max_tokens=ask.completion.max_tokens,
             p_choices=ask.completion.choices,
             p_organization=ask.organization,
         )
-        candidates = quote.pop("candidates")
-        _require_vision(ask.completion, candidates[0]["capabilities"])
+        capabilities = [candidate["capabilities"] for candidate in quote.pop("candidates")]
+        if not any(can_serve(one, ask.completion.has_images) for one in capabilities):
+            raise no_vision()
         return quote
 
     async def models(self, caller: Principal) -> list[dict[str, Any]]:
@@ -155,6 +169,7 @@ class ChatService:
             **ask.caller.arguments,
             p_request_id=ask.request_id,
             p_model=completion.model,
+            p_fallbacks=list(completion.fallbacks),
             p_prompt_tokens=completion.size.bound,
             p_prompt_estimate=completion.size.estimate,
             p_max_tokens=completion.max_tokens,
@@ -167,16 +182,14 @@ class ChatService:
         )
 
 
+def _charge(ask: Ask, meter: Meter, answer: Answer, usage: Usage) -> None:
+    kept = answer.stored(usage) if ask.idempotency_key else None
+    meter.finish(usage, "completed", kept, answer.model_id)
+
+
 def _charge_so_far(ask: Ask, meter: Meter, answer: Answer) -> None:
     kept = not_stored("cancelled") if ask.idempotency_key else None
-    meter.finish(answer.usage(ended=False), "cancelled", kept)
-
-
-def _require_vision(completion: Completion, capabilities: dict[str, Any]) -> None:
-    if completion.has_images and not capabilities.get("vision"):
-        raise InvalidRequestError(
-            "unsupported_content", "This model does not read images.", {"param": "messages"}
-        )
+    meter.finish(answer.usage(ended=False), "cancelled", kept, answer.model_id)
 
 
 async def _replay(replay: Replay, sink: Sink) -> None:

@@ -1,4 +1,4 @@
-"""The model server: any URL that speaks the OpenAI chat protocol, bounded in time and bytes.
+"""A model server: any URL that speaks the OpenAI protocol, bounded in time and bytes.
 
 What goes wrong there becomes one of our codes: upstream_unavailable, upstream_timeout,
 upstream_rate_limited, upstream_error, upstream_rejected, context_length_exceeded. What goes on for
@@ -11,23 +11,28 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from math import isnan
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 from yarl import URL
 
 from functions.chat import wire
+from functions.chat.credentials import Credential
 from functions.chat.schemas import Completion
 from functions.chat.sse import EventParser, EventTooLargeError
-from functions.core.errors import InvalidRequestError, QuernelError, UnavailableError
+from functions.core.errors import InvalidRequestError, QuernelError
+from functions.core.json import Json
 from functions.core.logging import log_event
-from functions.core.settings import Settings
+from functions.core.settings import ProviderSettings
+
+if TYPE_CHECKING:
+    from functions.chat.routing import Served
 
 MAX_ANSWER_BYTES = 32 * 1024 * 1024  # 8 choices of 8,192 tokens with logprobs are about 10 MB
 MAX_EVENT_BYTES = 4 * 1024 * 1024
@@ -47,7 +52,9 @@ _OURS = frozenset(
         "metadata",
         "modalities",
         "model",
+        "models",
         "prompt_cache_key",
+        "route",
         "safety_identifier",
         "service_tier",
         "store",
@@ -66,11 +73,45 @@ _SECRET = re.compile(r"\b(?:sk|qk|sb|key|bearer)[-_ ][\w.-]{8,}", re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
 
 
+class UpstreamError(QuernelError):
+    """The model server failed, or could not be asked; another may well do better.
+
+    What it refuses because of the request is a plain QuernelError: that is no failure.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        status: int,
+        message: str,
+        facts: Mapping[str, Any] | None = None,
+        *,
+        is_connection: bool = False,
+        may_repeat: bool = False,
+        busy_seconds: float | None = None,
+        was_asked: bool = True,
+    ) -> None:
+        """What the router and the breaker look at.
+
+        `is_connection`: there was not one byte of an answer, which no request brings about;
+        `may_repeat`: and the same may go well at once. `busy_seconds`: it said how long it does not
+        want to be asked. `was_asked` is false where a breaker, or the settings, stood before it.
+        """
+        super().__init__(code, status, message, facts)
+        self.is_connection = is_connection
+        self.may_repeat = may_repeat
+        self.busy_seconds = busy_seconds
+        self.was_asked = was_asked
+
+
 class AnswerCutOffError(QuernelError):
     """One of the limits above ended an answer; the model may have done nothing wrong.
 
     400, because clients repeat what failed with 5xx on their own, and this would end alike.
     """
+
+    served: Served | None = None
+    """Whose answer it was, where that is not known otherwise."""
 
     def __init__(self, limit: str) -> None:
         """`limit` says what was reached."""
@@ -82,63 +123,74 @@ class AnswerCutOffError(QuernelError):
 
 
 class Template:
-    """A request's body without what the database decides: the upstream's model and the limit."""
+    """A request's body without what differs between candidates; encoded once for all of them."""
 
-    def __init__(self, request: Completion, *, continuous_usage: bool) -> None:
-        """`continuous_usage` asks for figures with every chunk, not only with the last.
-
-        Raises QuernelError 400 when a number in the body cannot be written as JSON.
-        """
+    def __init__(self, request: Completion) -> None:
+        """Raises QuernelError 400 when a number in the body cannot be written as JSON."""
         passed = {name: value for name, value in request.payload.items() if name not in _OURS}
-        if request.streams:
-            passed["stream_options"] = {"include_usage": True}
-            if continuous_usage:
-                passed["stream_options"]["continuous_usage_stats"] = True
+        self._streams = request.streams
         try:
             self._start = wire.dumps(passed)[:-1]
         except ValueError as error:
             message = "The body holds a number that JSON cannot carry."
             raise InvalidRequestError("invalid_request", message) from error
 
-    def fill(self, upstream_model: str, max_tokens: int) -> bytes:
-        """The body to send."""
-        decided = wire.dumps({"model": upstream_model, "max_tokens": max_tokens})
-        return f"{self._start},{decided[1:]}".encode()
+    def fill(
+        self,
+        upstream_model: str,
+        max_tokens: int,
+        *,
+        continuous_usage: bool = False,
+        limit: str = "max_tokens",
+    ) -> bytes:
+        """The body to send.
+
+        `continuous_usage` asks for figures with every chunk of a stream, not only with the last;
+        `limit` is what the server calls its limit of an answer.
+        """
+        decided: dict[str, Json] = {"model": upstream_model, limit: max_tokens}
+        if self._streams:
+            options = {"include_usage": True}
+            if continuous_usage:
+                options["continuous_usage_stats"] = True
+            decided["stream_options"] = options
+        return f"{self._start},{wire.dumps(decided)[1:]}".encode()
 
 
 class Upstream:
-    """One model server behind a shared HTTP client, which knows its address and its key."""
+    """One model server behind an HTTP client of its own."""
 
-    def __init__(self, client: aiohttp.ClientSession | None, settings: Settings) -> None:
-        """`client` is None where no model server is configured."""
+    def __init__(self, client: aiohttp.ClientSession, place: ProviderSettings) -> None:
         self._client = client
-        self._url = URL(f"{settings.llm_url}/chat/completions")
-        self._silence = settings.llm_timeout_seconds  # longest wait for the next bytes
-        self._continuous_usage = settings.llm_continuous_usage
-        self._key = settings.llm_api_key.get_secret_value() if settings.llm_api_key else None
+        self._chat = URL(f"{place.url}/chat/completions")
+        self._silence = place.timeout_seconds  # longest wait for the next bytes
+        self._place = place
 
-    def template(self, request: Completion) -> Template:
-        """The body of a request to this server. Raises QuernelError 400."""
-        return Template(request, continuous_usage=self._continuous_usage)
+    def body(self, template: Template, upstream_model: str, max_tokens: int) -> bytes:
+        """The body of a request, as this server wants it."""
+        return template.fill(
+            upstream_model,
+            max_tokens,
+            continuous_usage=self._place.continuous_usage,
+            limit=self._place.limit_parameter,
+        )
 
-    async def complete(self, body: bytes, request_id: str) -> dict[str, Any]:
+    async def complete(
+        self, body: bytes, request_id: str, credential: Credential
+    ) -> dict[str, Any]:
         """The answer in one piece. Raises QuernelError."""
-        raw = bytearray()
-        async with self._open(body, request_id, "application/json") as response:
-            async for data in self._read(response):
-                raw += data
-        return _object(bytes(raw))
+        return await self._whole(self._chat, body, request_id, credential)
 
     @asynccontextmanager
     async def stream(
-        self, body: bytes, request_id: str
+        self, body: bytes, request_id: str, credential: Credential
     ) -> AsyncIterator[AsyncIterator[list[dict[str, Any]]]]:
         """The chunks of a streamed answer, in lists as they arrive. Raises QuernelError.
 
         Leaving the context early closes the connection, which tells the model server to stop.
         """
         async with (
-            self._open(body, request_id, "text/event-stream") as response,
+            self._open(self._chat, body, request_id, credential, "text/event-stream") as response,
             aclosing(self._chunks(response)) as chunks,
         ):
             yield chunks
@@ -160,16 +212,21 @@ class Upstream:
         except EventTooLargeError as error:
             raise AnswerCutOffError(f"{MAX_EVENT_BYTES} bytes in one chunk") from error
 
+    async def _whole(
+        self, url: URL, body: bytes, request_id: str, credential: Credential
+    ) -> dict[str, Any]:
+        raw = bytearray()
+        async with self._open(url, body, request_id, credential, "application/json") as response:
+            async for data in self._read(response):
+                raw += data
+        return _object(bytes(raw))
+
     @asynccontextmanager
     async def _open(
-        self, body: bytes, request_id: str, accept: str
+        self, url: URL, body: bytes, request_id: str, credential: Credential, accept: str
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send the request; inside, the answer's headers have come and say 200."""
-        if self._client is None:
-            raise UnavailableError(
-                "upstream_not_configured", "No model server is configured.", retry_after=60
-            )
-        headers = {"accept": accept, "x-request-id": request_id}
+        headers = {"accept": accept, "x-request-id": request_id} | credential.headers
         response: aiohttp.ClientResponse | None = None
         # Runs on while the client takes its time, so it is no failure of the model server.
         exchange = asyncio.timeout(MAX_EXCHANGE_SECONDS)
@@ -177,23 +234,36 @@ class Upstream:
             async with exchange:
                 async with asyncio.timeout(self._silence):
                     response = await self._client.post(
-                        self._url, data=body, headers=headers, allow_redirects=False
+                        url, data=body, headers=headers, allow_redirects=False
                     )
                 if response.status != HTTPStatus.OK:
-                    raise await self._refused(response)
+                    raise await self._refused(response, credential)
                 yield response
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            raise UnavailableError(
-                "upstream_unavailable", "The model server cannot be reached.", retry_after=5
+            raise UpstreamError(
+                "upstream_unavailable",
+                503,
+                "The model server cannot be reached.",
+                {"retry_after": 5},
+                is_connection=True,
+                may_repeat=isinstance(error, aiohttp.ClientConnectorError),
             ) from error
         except TimeoutError as error:  # of ours, or silence that the client noticed
             if exchange.expired():
                 raise AnswerCutOffError(f"{MAX_EXCHANGE_SECONDS:.0f} seconds") from error
-            raise QuernelError(
+            raise UpstreamError(
                 "upstream_timeout", 504, "The model server did not answer in time."
             ) from error
         except aiohttp.ClientError as error:
-            raise _broken("The connection to the model server broke.") from error
+            # Also a connection that was kept and closed in the very moment of its next request.
+            was_reset = response is None and isinstance(
+                error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError
+            )
+            raise broken(
+                "The connection to the model server broke.",
+                is_connection=was_reset,
+                may_repeat=was_reset,
+            ) from error
         finally:
             if response is not None:
                 # Closes the connection, unless the answer has been read to its end.
@@ -217,7 +287,9 @@ class Upstream:
                 raise AnswerCutOffError(f"{MAX_ANSWER_BYTES} bytes")
             yield data
 
-    async def _refused(self, response: aiohttp.ClientResponse) -> QuernelError:
+    async def _refused(
+        self, response: aiohttp.ClientResponse, credential: Credential
+    ) -> QuernelError:
         """Our error for an answer that is not 200."""
         status = response.status
         raw = bytearray()
@@ -226,18 +298,22 @@ class Upstream:
             if len(raw) > MAX_ERROR_BYTES:
                 break
         said = _message(bytes(raw))
-        log_event(
-            logger, logging.WARNING, "upstream refused", status=status, said=self._clean(said)
-        )
+        shown = _clean(said, credential)
+        log_event(logger, logging.WARNING, "upstream refused", status=status, said=shown)
         if status == HTTPStatus.TOO_MANY_REQUESTS:
-            return QuernelError(
+            header = response.headers.get("retry-after")
+            seconds = _retry_after(header)
+            return UpstreamError(
                 "upstream_rate_limited",
                 503,
                 "The model server is busy. Try again later.",
-                {"retry_after": _retry_after(response.headers.get("retry-after"))},
+                {"retry_after": seconds},
+                busy_seconds=None if header is None else seconds,
             )
         if status in _TOO_SLOW:
-            return QuernelError("upstream_timeout", 504, "The model server did not answer in time.")
+            return UpstreamError(
+                "upstream_timeout", 504, "The model server did not answer in time."
+            )
         if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE or (
             status in _BAD and _CONTEXT.search(said)
         ):
@@ -248,15 +324,15 @@ class Upstream:
                 {"param": "messages"},
             )
         if status in _BAD:
-            return QuernelError("upstream_rejected", 400, self._clean(said) or "The model refused.")
-        return _broken("The model server failed.")
+            return QuernelError("upstream_rejected", 400, shown or "The model refused.")
+        return broken("The model server failed.")
 
-    def _clean(self, text: str) -> str:
-        """What a model server said, without addresses, keys and control characters."""
-        if self._key:
-            text = text.replace(self._key, "[key]")
-        text = _SECRET.sub("[key]", _ADDRESS.sub("[address]", _CONTROL.sub(" ", text)))
-        return text.strip()[:300]
+
+def _clean(text: str, credential: Credential) -> str:
+    """What a model server said, without addresses, keys and control characters."""
+    text = credential.strip_from(text)
+    text = _SECRET.sub("[key]", _ADDRESS.sub("[address]", _CONTROL.sub(" ", text)))
+    return text.strip()[:300]
 
 
 async def _drain(reads: AsyncIterator[bytes]) -> None:
@@ -271,16 +347,27 @@ def refuse_error_chunk(chunk: dict[str, Any]) -> None:
     """Raise QuernelError 502 when a chunk, or an answer with status 200, is an error object."""
     if chunk.get("error"):
         log_event(logger, logging.WARNING, "upstream failed inside its answer")
-        raise _broken("The model server failed while it answered.")
+        raise broken("The model server failed while it answered.")
 
 
-def malformed() -> QuernelError:
+def choices_of(body: dict[str, Any]) -> list[dict[str, Any]]:
+    """The choices of an answer or a chunk. Raises UpstreamError 502 where there are none."""
+    choices = body.get("choices")
+    if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
+        raise malformed()
+    return choices
+
+
+def malformed() -> UpstreamError:
     """The error for an answer that is not in the protocol."""
-    return _broken("The model server sent something that is not a chat completion.")
+    return broken("The model server sent something that is not in OpenAI's protocol.")
 
 
-def _broken(message: str) -> QuernelError:
-    return QuernelError("upstream_error", 502, message)
+def broken(message: str, *, is_connection: bool = False, may_repeat: bool = False) -> UpstreamError:
+    """The error for an answer that went wrong."""
+    return UpstreamError(
+        "upstream_error", 502, message, is_connection=is_connection, may_repeat=may_repeat
+    )
 
 
 def _object(text: bytes) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""HTTP connections to the two servers that every request needs: PostgREST and the model server.
+"""HTTP connections to the servers that every request needs: PostgREST and a model server.
 
 aiohttp, because httpx took half of the process's CPU (docs/decisions/0009). Everything else stays
 on httpx, and what users name goes through SafeClient (http.py).

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import TypeAlias
 
-import aiohttp
 import httpx
 import stripe
 from fastapi import FastAPI
@@ -17,7 +16,7 @@ from functions.core.auth import AccessTokenVerifier, Authenticator
 from functions.core.database import Database
 from functions.core.health import Readiness
 from functions.core.http import SafeClient
-from functions.core.http_session import USER_AGENT, open_session
+from functions.core.http_session import USER_AGENT
 from functions.core.jwks import KeySet
 from functions.core.settings import STRIPE_API_VERSION, Settings
 
@@ -31,7 +30,7 @@ Lifespan: TypeAlias = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
 def lifespan(settings: Settings) -> Lifespan:
-    """Fill `app.state` with database, upstream, stripe, authenticator and safe_client."""
+    """Fill `app.state` with database, stripe, authenticator and safe_client."""
 
     @asynccontextmanager
     async def run(app: FastAPI) -> AsyncIterator[None]:
@@ -44,13 +43,9 @@ def lifespan(settings: Settings) -> Lifespan:
             if settings.jwks_url is not None:
                 client = httpx.AsyncClient(trust_env=False, headers={"User-Agent": USER_AGENT})
                 keys = KeySet(settings.jwks_url, await stack.enter_async_context(client))
-            upstream = open_upstream(settings)
-            if upstream is not None:
-                stack.push_async_callback(upstream.close)
             app.state.database = database
             app.state.readiness = Readiness(database)
             app.state.safe_client = safe_client
-            app.state.upstream = upstream
             app.state.stripe, http_client = open_stripe(settings)
             if http_client is not None:
                 stack.push_async_callback(http_client.close_async)
@@ -60,21 +55,6 @@ def lifespan(settings: Settings) -> Lifespan:
             yield
 
     return run
-
-
-def open_upstream(settings: Settings) -> aiohttp.ClientSession | None:
-    """The client of the model server; None while QUERNEL_LLM_URL is not set."""
-    if settings.llm_url is None:
-        return None
-    headers = {"Content-Type": "application/json"}
-    if settings.llm_api_key is not None:
-        headers["Authorization"] = f"Bearer {_value(settings.llm_api_key)}"
-    return open_session(
-        headers=headers,
-        max_connections=settings.llm_max_connections,
-        connect_seconds=settings.llm_connect_timeout_seconds,
-        silence_seconds=settings.llm_timeout_seconds,
-    )
 
 
 def open_stripe(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 import re
 from collections.abc import Iterator
 from email.headerregistry import Address
@@ -18,7 +19,15 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from functions.core.mail_server import MailServer, parse_mail_server
@@ -97,6 +106,39 @@ CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 
 
+def _object(value: object) -> object:
+    """A JSON object; nothing is an empty one."""
+    if not isinstance(value, str):
+        return value
+    if not value.strip():
+        return {}
+    try:
+        return json.loads(value)
+    except ValueError:
+        raise ValueError("must be a JSON object") from None
+
+
+class ProviderSettings(BaseModel):
+    """Where a provider of models is, and how it is asked: any server of the OpenAI protocol."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    url: Url
+    api_key: OptionalSecret = None
+    connect_timeout_seconds: Seconds = 5.0
+    timeout_seconds: Seconds = 120.0
+    max_connections: Annotated[int, Field(ge=1)] = 512
+    continuous_usage: bool = False
+    limit_parameter: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+
+
+OWN_PROVIDER = "quernel"
+"""Slug of the provider whose server QUERNEL_LLM_URL names."""
+
+Slug = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=63)]
+Providers = Annotated[dict[Slug, ProviderSettings], NoDecode, BeforeValidator(_object)]
+
+
 class Settings(BaseSettings):
     """Configuration of one process. Immutable; `repr`, `str` and `model_dump` show no secret."""
 
@@ -136,7 +178,13 @@ class Settings(BaseSettings):
     llm_timeout_seconds: Seconds = 120.0
     llm_max_connections: Annotated[int, Field(ge=1)] = 512
     llm_continuous_usage: bool = True
+    llm_attempts_timeout_seconds: Seconds = 180.0
     abandoned_answer_seconds: Seconds = 120.0
+
+    # Further providers of models, and how long one that fails is left alone
+    providers: Providers = {}
+    breaker_failures: Annotated[int, Field(ge=0, le=1000)] = 5
+    breaker_seconds: Seconds = 10.0
 
     # Stripe
     stripe_secret_key: OptionalSecret = None
@@ -192,6 +240,21 @@ class Settings(BaseSettings):
         return f"{self.supabase_url}/auth/v1/.well-known/jwks.json"
 
     @property
+    def model_servers(self) -> dict[str, ProviderSettings]:
+        """Every provider that is configured, by the slug it has in model_providers."""
+        if self.llm_url is None:
+            return dict(self.providers)
+        own = ProviderSettings(
+            url=self.llm_url,
+            api_key=self.llm_api_key,
+            connect_timeout_seconds=self.llm_connect_timeout_seconds,
+            timeout_seconds=self.llm_timeout_seconds,
+            max_connections=self.llm_max_connections,
+            continuous_usage=self.llm_continuous_usage,
+        )
+        return {OWN_PROVIDER: own} | self.providers
+
+    @property
     def mail_server(self) -> MailServer | None:
         """Where email is handed over; None while email is off. Raises SettingsError."""
         url = _reveal(self.smtp_url)
@@ -235,6 +298,15 @@ class Settings(BaseSettings):
         return key
 
     @model_validator(mode="after")
+    def _refuse_two_of_ones_own(self) -> Self:
+        if OWN_PROVIDER in self.providers:
+            raise ValueError(
+                f"{_variable('providers')} must not name {OWN_PROVIDER}: that is "
+                f"{_variable('llm_url')}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _refuse_the_unsafe(self) -> Self:
         if self.is_deployed:
             problems = list(_problems(self))
@@ -253,6 +325,11 @@ def _problems(settings: Settings) -> Iterator[str]:
         url: str | None = getattr(settings, name)
         if url is not None and not url.startswith("https://"):
             yield f"{_variable(name)} must be https in {where}"
+    for slug, provider in settings.providers.items():
+        if not provider.url.startswith("https://"):
+            yield f"{_variable('providers')} must give {slug} an https URL in {where}"
+        if _PLACEHOLDER.search(_reveal(provider.api_key) or ""):
+            yield f"{_variable('providers')} has a placeholder as the key of {slug}"
     if "*" in settings.browser_origins:
         yield f"{_variable('allowed_origins')} must list origins; * allows every site"
     yield from _credential_problems(settings)
@@ -347,7 +424,11 @@ def load_settings(*env_files: str | Path) -> Settings:
 
 def _complaint(location: tuple[int | str, ...], message: str) -> str:
     message = message.removeprefix("Value error, ")
-    return f"{_variable(str(location[0]))} {message}" if location else message
+    if not location:
+        return message
+    # Inside a value only names of ours are repeated: the rest is what somebody typed.
+    parts = [str(part) for part in location[1:] if part in ProviderSettings.model_fields]
+    return f"{'.'.join([_variable(str(location[0])), *parts])} {message}"
 
 
 @lru_cache(maxsize=1)

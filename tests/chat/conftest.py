@@ -17,12 +17,12 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
+from functions.chat.providers import open_providers
+from functions.chat.routing import Router
 from functions.chat.schemas import parse
 from functions.chat.service import Ask, ChatService
-from functions.chat.upstream import Upstream
 from functions.core.auth import Caller
 from functions.core.database import Database
-from functions.core.lifespan import open_upstream
 from functions.core.settings import Settings
 from local.stack import Stack
 
@@ -240,12 +240,11 @@ def settings_of(stack: Stack, **changes: Any) -> Settings:
 async def chat_service(
     settings: Settings, wrap: Callable[[Database], Any] = lambda database: database
 ) -> AsyncIterator[ChatService]:
-    """The service on the real database and upstream; `wrap` stands between it and the database."""
+    """The service on the real database and upstreams; `wrap` stands between it and the database."""
     database = await Database.open(settings)
-    client = open_upstream(settings)
-    assert client is not None
-    async with client:
-        service = ChatService(wrap(database), Upstream(client, settings))
+    async with open_providers(settings) as providers:
+        router = Router(providers, settings.llm_attempts_timeout_seconds)
+        service = ChatService(wrap(database), router)
         try:
             yield service
         finally:

@@ -248,7 +248,7 @@ async def test_a_defect_returns_the_hold(
         async def broken(*_: object) -> None:
             raise ZeroDivisionError
 
-        monkeypatch.setattr(service._upstream, "complete", broken)
+        monkeypatch.setattr(upstream.Upstream, "complete", broken)
         with pytest.raises(ZeroDivisionError):
             await service.complete(ask_of(payer, "hello"))
         await service.background.drain()

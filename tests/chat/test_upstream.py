@@ -12,11 +12,11 @@ import pytest
 from aiohttp import web
 
 from functions.chat import upstream as module
+from functions.chat.providers import open_providers, platform_credential
 from functions.chat.schemas import parse
 from functions.chat.upstream import Template, Upstream
 from functions.core.errors import QuernelError
-from functions.core.lifespan import open_upstream
-from functions.core.settings import Settings
+from functions.core.settings import ProviderSettings, Settings
 from tests.chat.conftest import body
 from tests.support.http_server import serve
 
@@ -24,21 +24,20 @@ pytestmark = pytest.mark.anyio
 
 KEY = "sk-platform-0123456789abcdef"
 URL = "https://gpu.internal.example/v1"
+CREDENTIAL = platform_credential(ProviderSettings(url=URL, api_key=KEY))
 
 
 @asynccontextmanager
 async def upstream_at(url: str, **changes: Any) -> AsyncIterator[Upstream]:
     settings = Settings(llm_url=f"{url}/v1", llm_api_key=KEY, **changes)
-    client = open_upstream(settings)
-    assert client is not None
-    async with client:
-        yield Upstream(client, settings)
+    async with open_providers(settings) as providers:
+        yield providers["quernel"].upstream
 
 
 async def ask(upstream: Upstream, *, stream: bool) -> list[Any]:
     if not stream:
-        return [await upstream.complete(b"{}", "id")]
-    async with upstream.stream(b"{}", "id") as batches:
+        return [await upstream.complete(b"{}", "id", CREDENTIAL)]
+    async with upstream.stream(b"{}", "id", CREDENTIAL) as batches:
         return [chunk async for batch in batches for chunk in batch]
 
 
@@ -292,7 +291,7 @@ async def test_a_stream_that_is_left_closes_its_connection_and_one_that_ended_is
     async with serve(handler) as url, upstream_at(url) as upstream:
         await ask(upstream, stream=True)
         await ask(upstream, stream=True)
-        async with upstream.stream(b"{}", "id") as batches:
+        async with upstream.stream(b"{}", "id", CREDENTIAL) as batches:
             await anext(batches)
         await ask(upstream, stream=True)
         left.set()
@@ -320,20 +319,36 @@ async def test_neither_redirects_cookies_nor_compression() -> None:
     assert headers["x-request-id"] == "id"
 
 
-def sent(*, continuous_usage: bool = True, **options: Any) -> dict[str, Any]:
-    completion = parse(json.dumps(body("hi", **options)).encode())
-    template = Template(completion, continuous_usage=continuous_usage)
-    value: dict[str, Any] = json.loads(template.fill("upstream/name", 77))
+def sent(
+    *, continuous_usage: bool = True, limit: str = "max_tokens", **options: Any
+) -> dict[str, Any]:
+    template = Template(parse(json.dumps(body("hi", **options)).encode()))
+    value: dict[str, Any] = json.loads(
+        template.fill("upstream/name", 77, continuous_usage=continuous_usage, limit=limit)
+    )
     return value
 
 
 def test_the_body_sent_has_one_limit_and_the_upstreams_model() -> None:
-    value = sent(max_completion_tokens=500, max_tokens=600, user="me", safety_identifier="me")
+    value = sent(
+        max_completion_tokens=500,
+        max_tokens=600,
+        user="me",
+        safety_identifier="me",
+        models=["another"],
+        route="fallback",
+    )
     assert value == {
         "messages": [{"role": "user", "content": "hi"}],
         "model": "upstream/name",
         "max_tokens": 77,
     }
+
+
+def test_the_limit_has_the_name_that_the_provider_knows() -> None:
+    value = sent(max_tokens=600, limit="max_completion_tokens")
+    assert value["max_completion_tokens"] == 77
+    assert "max_tokens" not in value
 
 
 @pytest.mark.parametrize("continuous_usage", [True, False])

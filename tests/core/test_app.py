@@ -292,7 +292,7 @@ async def test_without_stripe_the_webhook_is_not_there(client: httpx.AsyncClient
 
 async def test_state_holds_what_domains_need(app: FastAPI) -> None:
     assert app.state.settings is SETTINGS
-    assert app.state.upstream is None
+    assert app.state.chat.router.providers == {}
     assert app.state.stripe is None
     assert isinstance(app.state.authenticator, Authenticator)
     kinds = [type(verifier) for verifier in app.state.authenticator._verifiers]
@@ -305,9 +305,9 @@ async def test_clients_are_closed_with_the_app() -> None:
     )
     app = create_app(settings)
     async with app.router.lifespan_context(app):
-        upstream = app.state.upstream
-        assert not upstream.closed
-    assert upstream.closed
+        client = app.state.chat.router.providers["quernel"].upstream._client
+        assert not client.closed
+    assert client.closed
 
 
 # The document -------------------------------------------------------------------------------------

@@ -1,0 +1,30 @@
+"""Whose key a provider is shown. The answer says which kind it was, because it says who paid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import SecretStr
+
+
+@dataclass(frozen=True)
+class Credential:
+    """A key for one provider; none for a server that asks for none. Its repr shows no secret."""
+
+    kind: Literal["platform"]
+    """Whose it is. `platform`: the operator's, so the request is paid in credits."""
+
+    secret: SecretStr | None = None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What is sent to the provider, and to nobody else."""
+        if self.secret is None:
+            return {}
+        return {"Authorization": f"Bearer {self.secret.get_secret_value()}"}
+
+    def strip_from(self, text: str) -> str:
+        """What a provider said, without the key."""
+        key = "" if self.secret is None else self.secret.get_secret_value()
+        return text.replace(key, "[key]") if key else text

@@ -1,0 +1,328 @@
+"""From a request to who answers it: candidates in order, retries, and when to stop trying.
+
+A candidate is a model that may answer, in the order in which the client named them; a leg is one
+with the provider that serves it and the credential that pays. A leg that fails is followed by the
+next, as long as nothing has reached the client. What a provider refuses because of the request is
+final: another would refuse it too, and asking around would let clients try. Only a prompt that does
+not fit may go on, to a larger window.
+
+A connection that was refused, or broke before the first byte, is tried once more at the same
+provider. The hold stays one, whatever is tried; failed attempts cost nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from functions.chat.counting import Tally
+from functions.chat.credentials import Credential
+from functions.chat.providers import Provider
+from functions.chat.upstream import (
+    AnswerCutOffError,
+    Template,
+    UpstreamError,
+    choices_of,
+    refuse_error_chunk,
+)
+from functions.core.errors import InvalidRequestError, QuernelError
+from functions.core.logging import log_event
+
+REPEAT_SECONDS = (0.02, 0.12)  # before the same provider is asked again, drawn at random
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+Chunks = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model that may answer, as chat_start fixed it."""
+
+    id: str
+    upstream_model: str
+    provider: str
+    context_length: int
+    max_tokens: int  # per choice; 0 where nothing is generated
+    capabilities: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, row: dict[str, Any]) -> Candidate:
+        """One of `candidates` of chat_start."""
+        return cls(
+            row["id"],
+            row["upstream_model"],
+            row["provider"],
+            row["context_length"],
+            row.get("max_tokens") or 0,
+            row.get("capabilities") or {},
+        )
+
+
+@dataclass(frozen=True)
+class Route:
+    """What one request may be answered by, and what that must be able to do."""
+
+    candidates: tuple[Candidate, ...]
+    request_id: str
+    caller: str  # tells callers apart, and nothing else
+    needs_vision: bool = False
+
+    def able(self) -> list[Candidate]:
+        """The candidates that can do it. Raises InvalidRequestError where there is none."""
+        able = [one for one in self.candidates if can_serve(one.capabilities, self.needs_vision)]
+        if not able:
+            raise no_vision()
+        return able
+
+
+@dataclass(frozen=True)
+class Leg:
+    """A candidate, who serves it, and whose key is shown."""
+
+    candidate: Candidate
+    provider: Provider
+    credential: Credential
+
+
+@dataclass(frozen=True)
+class Served:
+    """Who answers."""
+
+    candidate: Candidate
+    provider: str
+    credential: str
+    attempts: int  # exchanges, the one that answered included
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What the answer says about it."""
+        return {"x-quernel-provider": self.provider, "x-quernel-credential": self.credential}
+
+
+class Router:
+    """Asks providers for answers. One per process, since breakers are."""
+
+    def __init__(self, providers: Mapping[str, Provider], seconds: float) -> None:
+        """`seconds` bound all attempts at a request together, until its answer has begun."""
+        self.providers = providers
+        self._seconds = seconds
+
+    async def complete(self, route: Route, template: Template) -> tuple[Served, dict[str, Any]]:
+        """An answer in one piece, and who gave it. Raises QuernelError.
+
+        An AnswerCutOffError says in `served` whose answer it was.
+        """
+
+        async def ask(leg: Leg) -> dict[str, Any]:
+            upstream = leg.provider.upstream
+            body = await upstream.complete(
+                upstream.body(template, leg.candidate.upstream_model, leg.candidate.max_tokens),
+                route.request_id,
+                leg.credential,
+            )
+            refuse_error_chunk(body)
+            choices_of(body)
+            return body
+
+        return await self._serve(route, ask)
+
+    @asynccontextmanager
+    async def stream(
+        self, route: Route, template: Template
+    ) -> AsyncIterator[tuple[Served, AsyncIterator[Chunks]]]:
+        """A streamed answer, from its first chunk on, and who gives it. Raises QuernelError.
+
+        Inside, the model has spoken, or ended without a word: nobody else is asked any more.
+        Leaving early closes the connection, which tells the model server to stop.
+        """
+
+        async def ask(leg: Leg) -> tuple[AsyncExitStack, list[Chunks], AsyncIterator[Chunks]]:
+            upstream = leg.provider.upstream
+            body = upstream.body(template, leg.candidate.upstream_model, leg.candidate.max_tokens)
+            async with AsyncExitStack() as stack:
+                batches = await stack.enter_async_context(
+                    upstream.stream(body, route.request_id, leg.credential)
+                )
+                opening = await _opening(batches)
+                return stack.pop_all(), opening, batches
+
+        served, (opened, opening, batches) = await self._serve(route, ask)
+        try:
+            async with opened, aclosing(_joined(opening, batches)) as chunks:
+                yield served, chunks
+        except UpstreamError as error:
+            self.providers[served.provider].breaker.failed(error, route.caller)
+            _log_failure(served.provider, served.candidate, error, served.attempts)
+            raise
+
+    async def ask(self, route: Route, call: Callable[[Leg], Awaitable[T]]) -> tuple[Served, T]:
+        """Anything else that is asked of a provider: `call` makes one exchange of it."""
+        return await self._serve(route, call)
+
+    async def _serve(self, route: Route, call: Callable[[Leg], Awaitable[T]]) -> tuple[Served, T]:
+        journey = _Journey()
+        try:
+            async with asyncio.timeout(self._seconds):
+                for leg in self._legs(route, journey):
+                    try:
+                        result = await self._try(leg, route.caller, call, journey)
+                    except QuernelError as error:
+                        journey.take(leg, error)
+                        continue
+                    return journey.served(leg), result
+        except TimeoutError as error:
+            raise UpstreamError(
+                "upstream_timeout", 504, "The model server did not answer in time."
+            ) from error
+        raise journey.error
+
+    def _legs(self, route: Route, journey: _Journey) -> Iterator[Leg]:
+        for candidate in route.able():
+            provider = self.providers.get(candidate.provider)
+            if provider is None:
+                journey.note(not_configured())
+            elif journey.is_worth_trying(candidate):
+                # A key of the customer's own will stand before the platform's.
+                for credential in (provider.platform,):
+                    yield Leg(candidate, provider, credential)
+
+    async def _try(
+        self, leg: Leg, caller: str, call: Callable[[Leg], Awaitable[T]], journey: _Journey
+    ) -> T:
+        """One leg: an exchange, and another where the connection failed in a way that passes."""
+        try:
+            return await self._exchange(leg, caller, call, journey)
+        except UpstreamError as error:
+            if not error.may_repeat:
+                raise
+            _log_failure(leg.provider.slug, leg.candidate, error, journey.attempts)
+        await asyncio.sleep(random.uniform(*REPEAT_SECONDS))  # noqa: S311 - spreads load, hides nothing
+        return await self._exchange(leg, caller, call, journey)
+
+    async def _exchange(
+        self, leg: Leg, caller: str, call: Callable[[Leg], Awaitable[T]], journey: _Journey
+    ) -> T:
+        breaker = leg.provider.breaker
+        with breaker.admit():
+            journey.attempts += 1
+            try:
+                result = await call(leg)
+            except UpstreamError as error:
+                breaker.failed(error, caller)
+                raise
+            except AnswerCutOffError as error:
+                error.served = journey.served(leg)
+                raise
+            except QuernelError:
+                breaker.succeeded()  # it refused the request, so it is alive
+                raise
+            breaker.succeeded()
+            return result
+
+
+class _Journey:
+    """What has been tried for one request, and the error that its client is told."""
+
+    def __init__(self) -> None:
+        self.attempts = 0
+        self.error: QuernelError = not_configured()
+        self._was_noted = False
+        self._window = 0  # tokens; prompts did not fit models with as many
+        self._unreachable: set[str] = set()
+
+    def is_worth_trying(self, candidate: Candidate) -> bool:
+        return (
+            candidate.context_length > self._window and candidate.provider not in self._unreachable
+        )
+
+    def take(self, leg: Leg, error: QuernelError) -> None:
+        """A leg failed. Raises the error where no other leg may be tried."""
+        _log_failure(leg.provider.slug, leg.candidate, error, self.attempts)
+        if error.code == "context_length_exceeded":
+            self._window = max(self._window, leg.candidate.context_length)
+        elif not isinstance(error, UpstreamError):
+            raise error
+        elif error.is_connection:
+            self._unreachable.add(leg.provider.slug)
+        self.note(error)
+
+    def note(self, error: QuernelError) -> None:
+        """Keep what the client should hear: what was answered last, else what is over first."""
+        if not self._was_noted or _was_asked(error):
+            self.error = error
+        elif not _was_asked(self.error):
+            self.error = min(self.error, error, key=lambda one: one.retry_after or 0)
+        self._was_noted = True
+
+    def served(self, leg: Leg) -> Served:
+        return Served(leg.candidate, leg.provider.slug, leg.credential.kind, self.attempts)
+
+
+def can_serve(capabilities: Mapping[str, Any], needs_vision: bool) -> bool:
+    """Whether a model takes what a request has."""
+    return not needs_vision or bool(capabilities.get("vision"))
+
+
+def no_vision() -> InvalidRequestError:
+    """The error where no candidate reads images."""
+    return InvalidRequestError(
+        "unsupported_content", "This model does not read images.", {"param": "messages"}
+    )
+
+
+def not_configured() -> UpstreamError:
+    """The error where nobody is known who serves a model."""
+    return UpstreamError(
+        "upstream_not_configured",
+        503,
+        "No model server is configured.",
+        {"retry_after": 60},
+        was_asked=False,
+    )
+
+
+async def _opening(batches: AsyncIterator[Chunks]) -> list[Chunks]:
+    """The chunks up to the first with content: until then somebody else could still answer."""
+    held, tally = [], Tally()
+    async for chunks in batches:
+        held.append(chunks)
+        for chunk in chunks:
+            refuse_error_chunk(chunk)
+            for choice in choices_of(chunk):
+                if isinstance(delta := choice.get("delta"), dict):
+                    tally.add(delta)
+        if tally.produced:
+            break
+    return held
+
+
+async def _joined(
+    opening: list[Chunks], rest: AsyncIterator[Chunks]
+) -> AsyncGenerator[Chunks, None]:
+    for chunks in opening:
+        yield chunks
+    async for chunks in rest:
+        yield chunks
+
+
+def _was_asked(error: QuernelError) -> bool:
+    return not isinstance(error, UpstreamError) or error.was_asked
+
+
+def _log_failure(provider: str, candidate: Candidate, error: QuernelError, attempts: int) -> None:
+    log_event(
+        logger,
+        logging.WARNING,
+        "attempt failed",
+        provider=provider,
+        model=candidate.id,
+        code=error.code,
+        attempts=attempts,
+        skipped=not _was_asked(error),
+    )
