@@ -23,9 +23,13 @@ Faults and timing are chosen per request by a header or inside the last user mes
     cached=N       prompt tokens reported as cached (default 0)
     status=N       refuse with this HTTP status, and with retry_after=N seconds
     after=N        tokens before a fault in mid-stream (default 3)
-    fault=         empty (no content), reset (connection closed), stall (silence), malformed (a
-                   chunk that is not JSON), error (an error frame), cut (no finish reason),
-                   context (prompt too long), no_usage, negative_usage, huge_usage, text_usage
+    fault=         empty (no content), drop (connection reset before the first byte), reset
+                   (connection closed in the middle), stall (silence), malformed (a chunk that is
+                   not JSON), error (an error frame), cut (no finish reason), context (prompt too
+                   long), no_usage, negative_usage, huge_usage, text_usage
+    times=N        fail only the first N requests with the same body
+
+Started with --steady it obeys lengths and pauses, and fails nobody: a second provider.
 
 `GET /_stats` counts requests: open, completed, cancelled (the caller left), failed.
 `?contains=TEXT` counts only those whose body contains TEXT; `/_requests?contains=TEXT` shows them.
@@ -38,6 +42,8 @@ import asyncio
 import json
 import random
 import re
+import socket
+import struct
 import time
 from collections import deque
 from collections.abc import AsyncIterator
@@ -49,7 +55,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 LABEL = "[simulated]"
 HEADERS = {"x-simulated": "true"}
@@ -61,6 +67,7 @@ MAX_DEPTH = 8  # of an example for a JSON schema
 TOKEN = re.compile(r" ?\w{1,6}|.", re.DOTALL)
 DIRECTIVE = re.compile(r"\bsimulate:([^\n]*)")
 WORDS = ("river", "stone", "lantern", "harbour", "copper", "meadow", "signal", "orchard", "ember")
+RESET = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 seconds; closing is a reset then
 SHORT = tuple(word for word in WORDS if len(word) <= 6)  # one token each
 
 
@@ -82,6 +89,7 @@ class Plan:
     after: int = 3
     chunk: int = 1
     cached: int = 0
+    times: int | None = None
 
     @classmethod
     def read(cls, directives: str) -> Plan:
@@ -132,20 +140,23 @@ class Simulator:
     """The server's memory: its seed and the requests it saw."""
 
     seed: int = 0
+    is_steady: bool = False
     records: deque[Record] = field(default_factory=lambda: deque(maxlen=KEPT_REQUESTS))
     totals: dict[str, int] = field(
         default_factory=lambda: dict.fromkeys(("open", "completed", "cancelled", "failed"), 0)
     )
 
-    def application(self) -> Starlette:
-        return Starlette(
-            routes=[
-                Route("/v1/chat/completions", self.complete, methods=["POST"]),
-                Route("/v1/models", self.models),
-                Route("/health", self.health),
-                Route("/_stats", self.stats),
-                Route("/_requests", self.requests),
-            ]
+    def application(self) -> ASGIApp:
+        return _with_transport(
+            Starlette(
+                routes=[
+                    Route("/v1/chat/completions", self.complete, methods=["POST"]),
+                    Route("/v1/models", self.models),
+                    Route("/health", self.health),
+                    Route("/_stats", self.stats),
+                    Route("/_requests", self.requests),
+                ]
+            )
         )
 
     async def health(self, _: Request) -> Response:
@@ -182,13 +193,18 @@ class Simulator:
         shown = {"user-agent", "x-request-id", "content-type"}
         headers = {name: value for name, value in request.headers.items() if name in shown}
         record = Record(body, raw.decode(errors="replace"), headers)
+        before = sum(one.text == record.text for one in self.records)
         self.records.append(record)
         self.enter(record, "open", None)
-        prompt = _last_user_text(messages)
         directives = request.headers.get("x-simulate", "")
-        for found in DIRECTIVE.findall(prompt):
+        for found in DIRECTIVE.findall(_last_user_text(messages)):
             directives += found
-        return Answer(self, record, body, Plan.read(directives))
+        plan = Plan.read(directives)
+        if self.is_steady:
+            plan = Plan(tokens=plan.tokens, token_ms=plan.token_ms, chunk=plan.chunk)
+        if plan.times is not None and before >= plan.times:
+            plan.status, plan.fault = 0, ""
+        return Answer(self, record, body, plan)
 
     def enter(self, record: Record, state: str, previous: str | None = "open") -> None:
         if previous is not None:
@@ -222,15 +238,7 @@ class Answer(Response):
     async def _send(self, scope: Scope, receive: Receive, send: Send) -> str:
         plan, body = self.plan, self.asked
         await asyncio.sleep(plan.first_ms / 1000)
-        if plan.status:
-            refusal = _refusal(plan.status, f"Simulated status {plan.status}.")
-            if plan.retry_after is not None:
-                refusal.headers["retry-after"] = str(plan.retry_after)
-            await refusal(scope, receive, send)
-            return "failed"
-        if plan.fault == "context":
-            refusal = _refusal(400, "This model's maximum context length is 10 tokens.")
-            await refusal(scope, receive, send)
+        if await self._refuse(scope, receive, send):
             return "failed"
         count = body.get("n") or 1
         choices = [_choice(self.simulator.seed, body, plan, index) for index in range(count)]
@@ -263,6 +271,26 @@ class Answer(Response):
             answer["usage"] = usage
         await JSONResponse(answer, headers=HEADERS)(scope, receive, send)
         return "completed"
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> bool:
+        """Whether the request was to be refused, and has been."""
+        plan = self.plan
+        if plan.fault == "drop":
+            transport = scope["transport"]
+            connection = transport.get_extra_info("socket")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            transport.abort()
+            return True
+        if plan.fault == "context":
+            refusal = _refusal(400, "This model's maximum context length is 10 tokens.")
+        elif plan.status:
+            refusal = _refusal(plan.status, f"Simulated status {plan.status}.")
+        else:
+            return False
+        if plan.retry_after is not None:
+            refusal.headers["retry-after"] = str(plan.retry_after)
+        await refusal(scope, receive, send)
+        return True
 
     async def _stream(
         self, send: Send, choices: list[Choice], usage: dict[str, object] | None
@@ -350,6 +378,17 @@ class Answer(Response):
             "model": str(self.asked.get("model", "simulated")),
             "system_fingerprint": "simulated",
         }
+
+
+def _with_transport(application: ASGIApp) -> ASGIApp:
+    """Put the connection into the scope: ASGI itself has no way to reset one."""
+
+    async def outermost(scope: Scope, receive: Receive, send: Send) -> None:
+        # `send` is a method of uvicorn's state of one request.
+        scope["transport"] = getattr(getattr(send, "__self__", None), "transport", None)
+        await application(scope, receive, send)
+
+    return outermost
 
 
 async def _disconnected(receive: Receive) -> None:
@@ -512,8 +551,9 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steady", action="store_true", help="fail for nobody")
     options = parser.parse_args()
-    application = Simulator(options.seed).application()
+    application = Simulator(options.seed, options.steady).application()
     uvicorn.run(
         application,
         host=options.host,

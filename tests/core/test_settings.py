@@ -86,6 +86,14 @@ def deploy(monkeypatch: pytest.MonkeyPatch, **changes: str | None) -> Settings:
             {"QUERNEL_SUPABASE_URL": "https://your-project.supabase.co"},
             "SUPABASE_URL is a placehol",
         ),
+        (
+            {"QUERNEL_PROVIDERS": '{"openai": {"url": "http://models.quernel.app/v1"}}'},
+            "QUERNEL_PROVIDERS must give openai an https URL",
+        ),
+        (
+            {"QUERNEL_PROVIDERS": '{"openai": {"url": "https://m.app/v1", "api_key": "changeme"}}'},
+            "QUERNEL_PROVIDERS has a placeholder as the key of openai",
+        ),
         ({"QUERNEL_ALLOWED_ORIGINS": "*"}, "QUERNEL_ALLOWED_ORIGINS must list origins"),
         (
             {"QUERNEL_DATABASE_URL": "postgresql://q:postgres@db.quernel.app/postgres"},
@@ -170,6 +178,46 @@ def test_an_empty_variable_switches_the_feature_off(monkeypatch: pytest.MonkeyPa
     settings = load_settings()
     assert settings == Settings()
     assert (settings.mail_server, settings.webhook_master_key) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("value", "complaint"),
+    [
+        ("openai", "QUERNEL_PROVIDERS must be a JSON object"),
+        ('["openai"]', "QUERNEL_PROVIDERS Input should be a valid dictionary"),
+        ('{"openai": {}}', "QUERNEL_PROVIDERS.url Field required"),
+        ('{"openai": {"url": "ftp://a.b"}}', "QUERNEL_PROVIDERS.url must be an absolute http"),
+        ('{"openai": {"url": "https://a.b", "base": 1}}', "QUERNEL_PROVIDERS Extra inputs are not"),
+        ('{"Open AI": {"url": "https://a.b"}}', "QUERNEL_PROVIDERS String should match"),
+        ('{"quernel": {"url": "https://a.b"}}', "QUERNEL_PROVIDERS must not name quernel: that is"),
+    ],
+)
+def test_refuses_what_are_no_providers(
+    monkeypatch: pytest.MonkeyPatch, value: str, complaint: str
+) -> None:
+    monkeypatch.setenv("QUERNEL_PROVIDERS", value)
+    with pytest.raises(SettingsError, match=re.escape(complaint)):
+        load_settings()
+
+
+def test_a_key_of_a_provider_is_shown_by_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = f'{{"url": "https://api.x.ai/v1/", "api_key": "{SECRET}", "timeout_seconds": 7}}'
+    monkeypatch.setenv("QUERNEL_PROVIDERS", f'{{"xai": {place}}}')
+    monkeypatch.setenv("QUERNEL_LLM_URL", "https://models.quernel.app/v1")
+    settings = load_settings()
+    assert list(settings.model_servers) == ["quernel", "xai"]
+    xai = settings.model_servers["xai"]
+    assert (xai.url, xai.timeout_seconds) == ("https://api.x.ai/v1", 7)
+    assert xai.api_key == SecretStr(SECRET)
+    shown = [repr(settings), settings.model_dump_json(), repr(settings.model_servers)]
+    assert not any(SECRET in text for text in shown)
+    # Nor when it stands where it does not belong.
+    for wrong in (f'{{"{SECRET}": {place}}}', f'{{"xai": "{SECRET}"}}', f"{SECRET}",
+                  f'{{"xai": {{"url": "{SECRET}", "{SECRET}": 1}}}}'):  # fmt: skip
+        monkeypatch.setenv("QUERNEL_PROVIDERS", wrong)
+        with pytest.raises(SettingsError) as caught:
+            load_settings()
+        assert SECRET not in str(caught.value)
 
 
 def test_origins_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
