@@ -1,4 +1,4 @@
-"""A simulated model server: the OpenAI chat protocol over made-up text, with faults on request.
+"""A simulated model server: the OpenAI protocol over made-up text, with faults on request.
 
     python -m local.simulator --port 8400 --seed 7
 
@@ -31,6 +31,8 @@ Faults and timing are chosen per request by a header or inside the last user mes
 
 Started with --steady it obeys lengths and pauses, and fails nobody: a second provider.
 
+`/v1/embeddings` gives each text a unit vector made of its digest; texts steer it as messages do.
+
 `GET /_stats` counts requests: open, completed, cancelled (the caller left), failed.
 `?contains=TEXT` counts only those whose body contains TEXT; `/_requests?contains=TEXT` shows them.
 """
@@ -39,7 +41,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
+import hashlib
 import json
+import math
 import random
 import re
 import socket
@@ -60,6 +65,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 LABEL = "[simulated]"
 HEADERS = {"x-simulated": "true"}
 DEFAULT_TOKENS = 24
+DEFAULT_DIMENSIONS = 2560
 MESSAGE_OVERHEAD = 4  # tokens, for the role and the delimiters around a message
 KEPT_REQUESTS = 1_000  # bodies shown by /_requests
 STALL_SECONDS = 600
@@ -151,6 +157,7 @@ class Simulator:
             Starlette(
                 routes=[
                     Route("/v1/chat/completions", self.complete, methods=["POST"]),
+                    Route("/v1/embeddings", self.embed, methods=["POST"]),
                     Route("/v1/models", self.models),
                     Route("/health", self.health),
                     Route("/_stats", self.stats),
@@ -190,21 +197,39 @@ class Simulator:
             messages = [message for message in body["messages"] if isinstance(message, dict)]
         except (ValueError, KeyError, TypeError):
             return _refusal(400, "The body is not a chat completion request.")
+        record, plan = self._note(request, raw, body, _last_user_text(messages))
+        return Answer(self, record, body, plan)
+
+    async def embed(self, request: Request) -> Response:
+        try:
+            raw = await request.body()
+            body = json.loads(raw)
+            texts = [body["input"]] if isinstance(body["input"], str) else list(body["input"])
+        except (ValueError, KeyError, TypeError):
+            return _refusal(400, "The body is not an embedding request.")
+        record, plan = self._note(request, raw, body, " ".join(map(str, texts)))
+        return Vectors(self, record, body, plan)
+
+    def _note(
+        self, request: Request, raw: bytes, body: dict[str, Any], prompt: str
+    ) -> tuple[Record, Plan]:
+        """Remember a request, and read what it asked to have simulated."""
         shown = {"user-agent", "x-request-id", "content-type"}
         headers = {name: value for name, value in request.headers.items() if name in shown}
         record = Record(body, raw.decode(errors="replace"), headers)
-        before = sum(one.text == record.text for one in self.records)
         self.records.append(record)
         self.enter(record, "open", None)
         directives = request.headers.get("x-simulate", "")
-        for found in DIRECTIVE.findall(_last_user_text(messages)):
+        for found in DIRECTIVE.findall(prompt):
             directives += found
         plan = Plan.read(directives)
         if self.is_steady:
             plan = Plan(tokens=plan.tokens, token_ms=plan.token_ms, chunk=plan.chunk)
-        if plan.times is not None and before >= plan.times:
-            plan.status, plan.fault = 0, ""
-        return Answer(self, record, body, plan)
+        if plan.times is not None:
+            same = sum(one.text == record.text for one in self.records)
+            if same > plan.times:
+                plan.status, plan.fault = 0, ""
+        return record, plan
 
     def enter(self, record: Record, state: str, previous: str | None = "open") -> None:
         if previous is not None:
@@ -378,6 +403,48 @@ class Answer(Response):
             "model": str(self.asked.get("model", "simulated")),
             "system_fingerprint": "simulated",
         }
+
+
+class Vectors(Answer):
+    """Sends one vector for each text."""
+
+    async def _send(self, scope: Scope, receive: Receive, send: Send) -> str:
+        await asyncio.sleep(self.plan.first_ms / 1000)
+        if await self._refuse(scope, receive, send):
+            return "failed"
+        asked = self.asked["input"]
+        texts = [asked] if isinstance(asked, str) else asked
+        count = self.asked.get("dimensions") or DEFAULT_DIMENSIONS
+        vectors: list[list[float] | str] = [_vector(text, count) for text in texts]
+        if self.asked.get("encoding_format") == "base64":
+            vectors = [
+                base64.b64encode(struct.pack(f"<{count}f", *vector)).decode() for vector in vectors
+            ]
+        if self.plan.fault == "empty":
+            vectors = []
+        tokens = sum(len(tokens_of(text)) for text in texts)
+        if self.plan.fault == "huge_usage":
+            tokens += 10**9
+        answer: dict[str, Any] = {
+            "object": "list",
+            "data": [
+                {"object": "embedding", "index": index, "embedding": vector}
+                for index, vector in enumerate(vectors)
+            ],
+            "model": str(self.asked.get("model", "simulated")),
+        }
+        if self.plan.fault != "no_usage":
+            answer["usage"] = {"prompt_tokens": tokens, "total_tokens": tokens}
+        await JSONResponse(answer, headers=HEADERS)(scope, receive, send)
+        return "completed"
+
+
+def _vector(text: str, count: int) -> list[float]:
+    """A unit vector that depends on the text alone; a shorter one is the beginning of a longer."""
+    chance = random.Random(hashlib.sha256(text.encode(errors="replace")).digest())  # noqa: S311
+    numbers = [chance.uniform(-1, 1) for _ in range(count)]
+    length = math.sqrt(sum(number * number for number in numbers))
+    return [number / length for number in numbers]
 
 
 def _with_transport(application: ASGIApp) -> ASGIApp:

@@ -1,4 +1,4 @@
-"""Routes of chat, as OpenAI's clients call them, and the quote."""
+"""Routes of chat and embeddings, as OpenAI's clients call them, and the quote."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from ipaddress import ip_address
 from time import monotonic
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Header, Request
 from starlette.responses import Response
 
 from functions.chat import documentation as docs
+from functions.chat.embedding_schemas import parse_embedding
+from functions.chat.embeddings import EmbeddingAsk, EmbeddingService
 from functions.chat.idempotency import read_key
 from functions.chat.metering import ClientGoneError
 from functions.chat.providers import open_providers
@@ -37,6 +39,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         router = Router(providers, settings.llm_attempts_timeout_seconds)
         service = ChatService(app.state.database, router)
         app.state.chat = service
+        app.state.embeddings = EmbeddingService(app.state.database, router, service.background)
         try:
             yield
         finally:
@@ -51,25 +54,41 @@ async def _service(request: Request) -> ChatService:
     return service
 
 
-async def _ask(
+async def _embeddings(request: Request) -> EmbeddingService:
+    service: EmbeddingService = request.app.state.embeddings
+    return service
+
+
+async def _origin(
     request: Request,
     caller: CurrentPrincipal,
     openai_organization: Annotated[str | None, Header(description=docs.ORGANIZATION)] = None,
-) -> Ask:
+) -> dict[str, Any]:
+    """Who asks, and where from: what every ask has."""
     since = monotonic()
     if openai_organization is not None and len(openai_organization) > MAX_ORGANIZATION:
         raise InvalidRequestError(
             "invalid_request", "OpenAI-Organization is too long.", {"param": "OpenAI-Organization"}
         )
-    return Ask(
-        completion=parse(await request.body()),
-        caller=caller,
-        request_id=request.state.request_id,
-        since=since,
-        organization=openai_organization or None,
-        ip=_ip(request),
-        user_agent=request.headers.get("user-agent"),
-    )
+    return {
+        "caller": caller,
+        "request_id": request.state.request_id,
+        "since": since,
+        "organization": openai_organization or None,
+        "ip": _ip(request),
+        "user_agent": request.headers.get("user-agent"),
+    }
+
+
+OriginDep = Annotated[dict[str, Any], Depends(_origin)]
+
+
+async def _ask(request: Request, origin: OriginDep) -> Ask:
+    return Ask(completion=parse(await request.body()), **origin)
+
+
+async def _embedding_ask(request: Request, origin: OriginDep) -> EmbeddingAsk:
+    return EmbeddingAsk(embedding=parse_embedding(await request.body()), **origin)
 
 
 AskDep = Annotated[Ask, Depends(_ask)]
@@ -84,6 +103,8 @@ async def _keyed_ask(
 
 KeyedAskDep = Annotated[Ask, Depends(_keyed_ask)]
 ServiceDep = Annotated[ChatService, Depends(_service)]
+EmbeddingAskDep = Annotated[EmbeddingAsk, Depends(_embedding_ask)]
+EmbeddingServiceDep = Annotated[EmbeddingService, Depends(_embeddings)]
 
 
 @router.post(
@@ -109,6 +130,22 @@ async def complete(request: Request, ask: KeyedAskDep, service: ServiceDep) -> R
 
 
 @router.post(
+    "/embeddings",
+    summary="Turn texts into vectors",
+    description=docs.EMBED,
+    openapi_extra=docs.EMBEDDING_BODY,
+    responses=docs.EMBEDDING_RESPONSES,
+)
+async def embed(request: Request, ask: EmbeddingAskDep, service: EmbeddingServiceDep) -> Response:
+    """One vector for each text."""
+    try:
+        text, headers = await while_connected(request.receive, lambda: service.embed(ask))
+    except ClientGoneError:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    return Response(text.encode(), headers=headers, media_type="application/json")
+
+
+@router.post(
     "/quote",
     summary="What a completion would cost at most",
     description=docs.QUOTE,
@@ -120,13 +157,13 @@ async def quote(ask: AskDep, service: ServiceDep) -> Response:
     return _json(await service.quote(ask))
 
 
-@router.get("/models", summary="List the chat models", responses=docs.MODELS_RESPONSES)
+@router.get("/models", summary="List the models", responses=docs.MODELS_RESPONSES)
 async def models(caller: CurrentPrincipal, service: ServiceDep) -> Response:
-    """What can be chatted with, and its price."""
+    """What can be asked, by kind, and its price."""
     return _json({"object": "list", "data": await service.models(caller)})
 
 
-@router.get("/models/{model_id:path}", summary="One chat model", responses=docs.MODEL_RESPONSES)
+@router.get("/models/{model_id:path}", summary="One model", responses=docs.MODEL_RESPONSES)
 async def model(model_id: str, caller: CurrentPrincipal, service: ServiceDep) -> Response:
     """One of them; ids may hold slashes."""
     return _json(await service.model(caller, model_id))

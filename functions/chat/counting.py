@@ -296,7 +296,7 @@ class Tally:
         down to it.
         """
         reported = self.reported if isinstance(self.reported, dict) else {}
-        prompt = _count(reported.get("prompt_tokens"), at_least=1)
+        prompt = possible_count(reported.get("prompt_tokens"), at_least=1)
         prompt = None if prompt is None else min(prompt, size.bound)
         counted = min(self.tokens, most_completion)
         completion = self._told(at_least=int(self.produced))
@@ -306,7 +306,7 @@ class Tally:
         if completion is not None and not ended and completion < least:
             completion = None
         details = reported.get("prompt_tokens_details")
-        cached = _count(
+        cached = possible_count(
             details.get("cached_tokens") if isinstance(details, dict) else None, at_least=0
         )
         return Usage(
@@ -324,8 +324,8 @@ class Tally:
         """Completion tokens of all choices, as the upstream has them; None if it tells none."""
         if not self._so_far:
             reported = self.reported if isinstance(self.reported, dict) else {}
-            return _count(reported.get("completion_tokens"), at_least=at_least)
-        told = [_count(value, at_least=0) for value in self._so_far.values()]
+            return possible_count(reported.get("completion_tokens"), at_least=at_least)
+        told = [possible_count(value, at_least=0) for value in self._so_far.values()]
         total = sum(count for count in told if count is not None)
         return None if None in told or total < at_least else total
 
@@ -347,6 +347,6 @@ def _call_texts(call: Json) -> list[Json]:
     return [call.get(part) for part in _CALL] if isinstance(call, dict) else []
 
 
-def _count(value: Json, *, at_least: int) -> int | None:
+def possible_count(value: Json, *, at_least: int) -> int | None:
     """The value if it is a possible count, else None. True and 3.0 are not counts."""
     return value if type(value) is int and value >= at_least else None

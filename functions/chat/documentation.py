@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from functions.chat.embedding_schemas import EmbeddingRequest
 from functions.chat.schemas import CompletionRequest
 from functions.core.openapi import body_of, example
 
@@ -20,6 +21,15 @@ afterwards what it used is charged and the rest returned. `usage` also says `cre
 `credits_remaining`; in a stream it is in the last chunk. An error or an empty answer costs nothing.
 If you leave a stream, or it grows beyond what is carried, the model is stopped and what it had
 produced is charged. Members that are not listed pass through to the model.
+
+`models` names up to three models that are asked, in that order, where the first does not answer.
+`model` of the answer, `x-quernel-provider` and `x-quernel-credential` say who did and whose key it
+was.
+"""
+EMBED = """\
+OpenAI's embeddings: a text, or up to 2,048 of them, and one vector for each. Before the model is
+called, a bound of their tokens is held; afterwards what the model counted is charged. An API key
+needs the scope `chat`. Lists of tokens are refused.
 """
 QUOTE = """\
 Takes the body of a completion. Holds nothing and charges nothing. `prompt_tokens` is an upper
@@ -37,6 +47,7 @@ _USAGE = {
 _MODEL = {
     "object": "model",
     "id": "Qwen2.5-32B-Instruct-AWQ",
+    "kind": "chat",
     "created": 1767225600,
     "owned_by": "quernel",
     "context_length": 32768,
@@ -64,6 +75,7 @@ _COMPLETION = _NAMES | {
 
 
 REQUEST_BODY = body_of(CompletionRequest)
+EMBEDDING_BODY = body_of(EmbeddingRequest)
 
 COMPLETION_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
@@ -85,6 +97,20 @@ QUOTE_RESPONSES = example(
         "available": 100,
         "affordable": True,
         "refusal": None,
+    },
+)
+EMBEDDING_RESPONSES = example(
+    "The vectors, in the order of the texts.",
+    {
+        "object": "list",
+        "data": [{"object": "embedding", "index": 0, "embedding": [0.013, -0.021]}],
+        "model": "Qwen3-Embedding-4B",
+        "usage": {
+            "prompt_tokens": 7,
+            "total_tokens": 7,
+            "credits_charged": 0.000028,
+            "credits_remaining": 99.999972,
+        },
     },
 )
 MODELS_RESPONSES = example("The models.", {"object": "list", "data": [_MODEL]})

@@ -44,7 +44,7 @@ class Ask:
         return Route(
             candidates,
             self.request_id,
-            caller=next(iter(map(str, self.caller.arguments.values()))),
+            caller=str(self.caller.arguments),
             needs_vision=self.completion.has_images,
         )
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from functions.chat.routing import Served
 
 MAX_ANSWER_BYTES = 32 * 1024 * 1024  # 8 choices of 8,192 tokens with logprobs are about 10 MB
+LONG_BYTES = 256 * 1024  # a few milliseconds of parsing
 MAX_EVENT_BYTES = 4 * 1024 * 1024
 MAX_ERROR_BYTES = 64 * 1024
 MAX_EXCHANGE_SECONDS = 1800.0
@@ -163,6 +164,7 @@ class Upstream:
     def __init__(self, client: aiohttp.ClientSession, place: ProviderSettings) -> None:
         self._client = client
         self._chat = URL(f"{place.url}/chat/completions")
+        self._embeddings = URL(f"{place.url}/embeddings")
         self._silence = place.timeout_seconds  # longest wait for the next bytes
         self._place = place
 
@@ -180,6 +182,10 @@ class Upstream:
     ) -> dict[str, Any]:
         """The answer in one piece. Raises QuernelError."""
         return await self._whole(self._chat, body, request_id, credential)
+
+    async def embed(self, body: bytes, request_id: str, credential: Credential) -> dict[str, Any]:
+        """Vectors. Raises QuernelError."""
+        return await self._whole(self._embeddings, body, request_id, credential)
 
     @asynccontextmanager
     async def stream(
@@ -219,6 +225,9 @@ class Upstream:
         async with self._open(url, body, request_id, credential, "application/json") as response:
             async for data in self._read(response):
                 raw += data
+        if len(raw) > LONG_BYTES:
+            # Not here: for as long as it takes, no stream of others would go on.
+            return await asyncio.to_thread(_object, bytes(raw))
         return _object(bytes(raw))
 
     @asynccontextmanager

@@ -66,6 +66,9 @@ create table public.models (
       context_length, max_output_tokens, default_output_tokens, prompt_price, cached_prompt_price, completion_price
     ) = 0
   ),
+  constraint an_embedding_model_has_a_price_and_a_length check (
+    kind <> 'embedding' or num_nulls(context_length, prompt_price) = 0
+  ),
   -- NaN sorts above infinity, so the second half of each refuses both.
   constraint prompt_price_is_not_negative check (prompt_price >= 0 and prompt_price < 'infinity'),
   constraint cached_prompt_price_is_not_negative check (cached_prompt_price >= 0 and cached_prompt_price < 'infinity'),
@@ -96,14 +99,14 @@ comment on column public.models.description is 'What it is good at, in a sentenc
 comment on column public.models.kind is 'chat, embedding, image or vision.';
 comment on column public.models.version is 'Version of the weights or of the provider''s model.';
 comment on column public.models.upstream_model is 'What the provider''s API calls it.';
-comment on column public.models.context_length is 'Tokens of prompt and output together.';
+comment on column public.models.context_length is 'Tokens of prompt and output together; for an embedding, of one text.';
 comment on column public.models.max_output_tokens is 'Most tokens one answer may have.';
 comment on column public.models.default_output_tokens is 'Output limit of a request that names none.';
 comment on column public.models.prompt_price is 'Credits per 1,000,000 prompt tokens.';
 comment on column public.models.cached_prompt_price is 'Credits per 1,000,000 prompt tokens the upstream had cached.';
 comment on column public.models.completion_price is 'Credits per 1,000,000 output tokens.';
 comment on column public.models.credits_cost is 'Credits per request, or per output for images; zero where tokens are priced.';
-comment on column public.models.capabilities is 'What it can do: streaming, tools, vision, sizes ...';
+comment on column public.models.capabilities is 'What it can do: streaming, tools, vision, sizes; dimensions and min_dimensions of an embedding ...';
 comment on column public.models.byok_allowed is 'Whether a customer''s own provider key may be used with it.';
 comment on column public.models.is_active is 'False: listed to nobody new, refused in requests.';
 comment on column public.models.is_default is 'The model of its kind that a client is offered first; one per kind.';
@@ -407,4 +410,13 @@ insert into public.models (
   'Qwen3 30B A3B Instruct', 'Fast, cheap chat with a long context.', 'chat', '2507',
   'Qwen/Qwen3-30B-A3B-Instruct-2507-FP8',
   131072, 16384, 2048, 20, 10, 60, '{"streaming": true, "tools": true}', false, '{"licence": "Apache-2.0"}'
+),
+(
+  'Qwen3-Embedding-4B', (
+    select p.id
+    from public.model_providers as p
+    where p.slug = 'quernel'
+  ),
+  'Qwen3 Embedding 4B', 'Vectors for retrieval in many languages.', 'embedding', '3', 'Qwen/Qwen3-Embedding-4B',
+  32768, null, null, 4, null, null, '{"dimensions": 2560, "min_dimensions": 32}', true, '{"licence": "Apache-2.0"}'
 );

@@ -557,6 +557,7 @@ begin
   return (
     select coalesce(jsonb_agg(jsonb_build_object(
       'id', m.id,
+      'kind', m.kind,
       'name', m.name,
       'description', m.description,
       'created', extract(epoch from m.created_at)::bigint,
@@ -570,15 +571,15 @@ begin
         'prompt', m.prompt_price, 'cached_prompt', m.cached_prompt_price, 'completion', m.completion_price,
         'request', m.credits_cost, 'unit', 'credits per 1M tokens'
       )
-    ) order by m.is_default desc, m.id), '[]'::jsonb)
+    ) order by m.kind, m.is_default desc, m.id), '[]'::jsonb)
     from public.models as m
     inner join public.model_providers as mp on mp.id = m.provider_id
-    where m.kind = 'chat' and m.is_active and mp.is_active
+    where m.kind in ('chat', 'embedding') and m.is_active and mp.is_active
   );
 end
 $$;
 
-comment on function backend.chat_models(uuid, text) is 'Chat models with their windows and prices; the same for every user until models become private. 403 account_suspended.';
+comment on function backend.chat_models(uuid, text) is 'Models for chat and embeddings with their windows and prices; the same for every user until models become private. 403 account_suspended.';
 
 create function backend.chat_purge(p_limit integer default 1000) returns jsonb
 language plpgsql volatile security definer set search_path = ''

@@ -212,7 +212,9 @@ def codes_in_python() -> set[tuple[str, int]]:
                 continue
             if name in STATUSES:
                 found.add((first.value, STATUSES[name]))
-            elif name in ("QuernelError", "__init__") and len(node.args) > 1:  # or a kind of it
+            elif (
+                name in ("QuernelError", "UpstreamError", "__init__") and len(node.args) > 1
+            ):  # or a kind of it
                 second = node.args[1]
                 statuses = [n.value for n in ast.walk(second) if isinstance(n, ast.Constant)]
                 found |= {(first.value, status) for status in statuses if isinstance(status, int)}

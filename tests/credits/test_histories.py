@@ -289,7 +289,7 @@ def test_no_reservation_is_skipped_because_a_price_is_unknown(ledger: Ledger) ->
             lambda name=unknown: ledger.chat_start(payer, p_model=name), 404, "model_not_found"
         )
     # An embedding model has no price per completion token, and is no chat model.
-    embedding = model | {"id": f"vectors-{new_key()[:8]}", "kind": "embedding", "is_active": True}
+    embedding = model | {"id": f"vectors-{new_key()[:8]}", "kind": "embedding", "prompt_price": 1}
     ledger.rpc("model_upsert", p_model=embedding, p_actor="tests")
     expect_refusal(
         lambda: ledger.chat_start(payer, p_model=embedding["id"]), 404, "model_not_found"

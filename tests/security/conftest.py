@@ -22,6 +22,7 @@ from tests.security.world import subscribe
 from tests.support.service import Service
 
 MODEL = "Qwen2.5-32B-Instruct-AWQ"
+EMBEDDING_MODEL = "Qwen3-Embedding-4B"
 HERE = Path(__file__).parent
 REFUSED = {401, 403, 404}
 SECRET = "what an agent of somebody's is told first"

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from tests.security import matrix
-from tests.security.conftest import MODEL, REFUSED, Cast
+from tests.security.conftest import EMBEDDING_MODEL, MODEL, REFUSED, Cast
 from tests.support.service import Service, ServiceError
 
 pytestmark = pytest.mark.usefixtures("nothing_changes")
@@ -318,6 +318,11 @@ ACTING_FOR_A_USER: dict[str, dict[str, Any]] = {
     "chat_quote": {"p_model": MODEL, "p_prompt_tokens": 1},
     "chat_start": {"p_model": MODEL, "p_prompt_tokens": 1, "p_request_id": str(uuid.uuid4())},
     "checkout_start": {"p_pack": "starter"},
+    "embedding_start": {
+        "p_model": EMBEDDING_MODEL,
+        "p_prompt_tokens": 1,
+        "p_request_id": str(uuid.uuid4()),
+    },
     "portal_start": {},
     "subscription_action_start": {"p_subscription_id": NOBODYS, "p_action": "resume"},
     "subscription_change_start": {
