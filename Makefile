@@ -9,8 +9,10 @@ TRANSPORT ?= rest
 VENV := .venv
 RUN := $(VENV)/bin/python
 GATEWAY := local/gateway
+JAVASCRIPT := tests/javascript
 PYTHON_STAMP := $(VENV)/.stamp
 NPM_STAMP := $(GATEWAY)/node_modules/.stamp
+CLIENTS_STAMP := $(JAVASCRIPT)/node_modules/.stamp
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # An environment whose interpreter has gone (an upgrade of the system's Python) is made again.
@@ -39,7 +41,7 @@ dev: setup ## Start the stack, print URLs and keys, stay up until Ctrl-C (ARGS=-
 	@exec $(RUN) -m local.dev $(ARGS)
 
 .PHONY: test
-test: setup ## Run the tests (TESTS=path narrows, TRANSPORT=direct skips PostgREST)
+test: setup $(CLIENTS_STAMP) ## Run the tests (TESTS=path narrows, TRANSPORT=direct skips PostgREST)
 	@QUERNEL_TEST_TRANSPORT=$(TRANSPORT) $(RUN) -m pytest -n $(WORKERS) --dist worksteal $(TESTS) $(ARGS)
 
 .PHONY: check
@@ -61,7 +63,7 @@ lock: setup ## Choose versions anew, npm's too (ARGS=--keep only adds what pypro
 .PHONY: clean
 clean: ## Delete the local database, logs, generated secrets and everything installed
 	@if [ -x $(RUN) ]; then $(RUN) -m local.clean; fi
-	rm -rf .quernel $(VENV) $(GATEWAY)/node_modules build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .quernel $(VENV) $(GATEWAY)/node_modules $(JAVASCRIPT)/node_modules build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Installed again when a lock changes, and only then.
@@ -78,5 +80,9 @@ $(PYTHON_STAMP): constraints.txt
 
 $(NPM_STAMP): $(GATEWAY)/package-lock.json $(PYTHON_STAMP)
 	@echo "Installing the npm packages of $(GATEWAY)/package-lock.json ..."
-	@$(RUN) -m local.npm install --no-save
+	@$(RUN) -m local.npm $(GATEWAY) install --no-save
+	@touch $@
+
+$(CLIENTS_STAMP): $(JAVASCRIPT)/package-lock.json $(PYTHON_STAMP)
+	@$(RUN) -m local.npm $(JAVASCRIPT) install --no-save
 	@touch $@

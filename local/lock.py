@@ -1,4 +1,4 @@
-"""`make lock`: writes constraints.txt and package-lock.json with today's versions.
+"""`make lock`: writes constraints.txt and each package-lock.json with today's versions.
 
 `make lock ARGS=--keep` leaves every version that still fits as it is: for one dependency more or
 fewer in pyproject.toml.
@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from local import npm
-from local.paths import ROOT
+from local.paths import GATEWAY, JAVASCRIPT, ROOT
 
 HEADER = """\
 # Every Python package of the core and the extra `dev`, with hashes, for every platform.
@@ -58,8 +58,11 @@ def main() -> int:
         target.write_text(HEADER + pins)
     if keep:
         return 0
-    (ROOT / "local" / "gateway" / "package-lock.json").unlink(missing_ok=True)
-    return npm.main(["install", "--package-lock-only"])
+    for folder in (GATEWAY, JAVASCRIPT):
+        (folder / "package-lock.json").unlink(missing_ok=True)
+        if status := npm.main(folder, ["install", "--package-lock-only"]):
+            return status
+    return 0
 
 
 if __name__ == "__main__":

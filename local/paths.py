@@ -14,6 +14,8 @@ PLATFORM_GRANTS_SQL = ROOT / "sql" / "platform_grants.sql"
 CHECKS = ROOT / "sql" / "checks"
 CONFIG = ROOT / "supabase" / "config.toml"
 GATEWAY = ROOT / "local" / "gateway"
+JAVASCRIPT = ROOT / "tests" / "javascript"
+"""Clients in JavaScript that tests run."""
 
 
 def state_dir() -> Path:
