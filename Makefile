@@ -53,8 +53,8 @@ check: setup ## Format, lint, types, SQL style, Supabase advisors and the databa
 	$(RUN) -m local.checks
 
 .PHONY: bench
-bench: setup ## Measure holds, webhook events and chat requests per second, as ratios
-	@$(RUN) -m tests.bench
+bench: setup ## Measure holds, webhook events, chat requests and streams, as ratios (ARGS=chat narrows)
+	@$(RUN) -m tests.bench $(ARGS)
 
 .PHONY: lock
 lock: setup ## Choose versions anew, npm's too (ARGS=--keep only adds what pyproject.toml newly asks for)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -59,20 +60,19 @@ class Sink:
 
     async def write(self, events: str) -> None:
         """Send events. Raises ClientGoneError when nobody takes them."""
-        with anyio.move_on_after(SEND_SECONDS) as scope:
-            if not self.has_started:
-                self.has_started = True
-                headers = [(name.encode(), text.encode()) for name, text in self.headers.items()]
-                await self._send({"type": "http.response.start", "status": 200, "headers": headers})
-            await self._send(
-                {
-                    "type": "http.response.body",
-                    "body": events.encode(),
-                    "more_body": True,
-                }
-            )
-        if scope.cancelled_caught:
-            raise ClientGoneError
+        # asyncio's, because anyio's took a fifth of the time that a frame costs.
+        try:
+            async with asyncio.timeout(SEND_SECONDS):
+                await self._write(events.encode())
+        except TimeoutError as error:
+            raise ClientGoneError from error
+
+    async def _write(self, data: bytes) -> None:
+        if not self.has_started:
+            self.has_started = True
+            headers = [(name.encode(), text.encode()) for name, text in self.headers.items()]
+            await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def end(self) -> None:
         """Nothing follows."""

@@ -1,35 +1,28 @@
 """Measures the ledger and the chat route on a stack of its own, and checks the books afterwards.
 
 Every figure stands beside one measured in the same run: the ledger beside the least that could be
-called one, the chat route beside the same upstream asked directly.
+called one, the chat route beside the same upstream asked directly. `make bench ARGS=chat` leaves
+the ledger out, `ARGS=ledger` the chat route.
 """
 
 from __future__ import annotations
 
-import asyncio
-import json
+import argparse
 import os
 import re
 import shutil
 import subprocess
 import sys
-import uuid
-from pathlib import Path
 
-import httpx
-import psycopg
-
-from local.checks import violated_invariants
 from local.errors import StackError
-from local.paths import CHECKS, ROOT, state_dir
-from local.processes import Child, answers, free_port
+from local.paths import ROOT, state_dir
 from local.stack import Stack
-from tests.bench.load import Load, post_many
+from tests.bench.books import report_checks
+from tests.bench.chat import bench_chat
 
 ACCOUNTS = 1000
 CLIENTS = 16
 SECONDS = int(os.environ.get("QUERNEL_BENCH_SECONDS", "8"))
-REQUESTS = int(os.environ.get("QUERNEL_BENCH_REQUESTS", "1500"))
 ROUNDS = 2  # A B A B
 ROLLUP_ROUNDS = 3  # the difference is small beside that of two runs
 EVENTS = int(os.environ.get("QUERNEL_BENCH_EVENTS", "1000000"))
@@ -37,19 +30,24 @@ FILL = 100_000  # events of one statement
 
 
 def main() -> int:
-    """Print the table; 1 when the stack fails or the books do not agree."""
+    """Print the tables; 1 when the stack fails or the books do not agree."""
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument("only", nargs="?", choices=("ledger", "chat"))
+    only = parser.parse_args().only
     state = state_dir() / "bench"
     shutil.rmtree(state, ignore_errors=True)
     print("This takes about five minutes.\n", flush=True)
     try:
-        with Stack(state=state, services=False, durable=True, rebuild=True) as stack:
-            print(f"Ledger: pgbench, {CLIENTS} clients, {SECONDS} s a run, median of {ROUNDS}\n")
-            bench_ledger(stack)
-            bench_rollup(stack)
-            bench_inbox(stack)
+        if only != "chat":
+            with Stack(state=state, services=False, durable=True, rebuild=True) as stack:
+                print(f"Ledger: pgbench, {CLIENTS} clients, {SECONDS} s, median of {ROUNDS}\n")
+                bench_ledger(stack)
+                bench_rollup(stack)
+                bench_inbox(stack)
         failures = 0
-        for transport in ("rest", "direct"):
-            failures += bench_chat(state, transport)
+        if only != "ledger":
+            for transport in ("rest", "direct"):
+                failures += bench_chat(state, transport)
     except StackError as error:
         print(error, file=sys.stderr)
         return 1
@@ -122,129 +120,6 @@ def bench_inbox(stack: Stack) -> None:
             f"  {size:>13,} {events:>10,.0f} {floor:>10,.0f} {share:>10.2f} {first / share:>6.2f}"
         )
     report_checks(stack)
-
-
-def bench_chat(state: Path, transport: str) -> int:
-    """Requests per second through /v1/chat/completions; how many books disagree afterwards."""
-    upstream_port = free_port()
-    upstream = Child(
-        "Static upstream",
-        [sys.executable, "-m", "tests.bench.upstream", str(upstream_port)],
-        log=state / "logs" / "upstream.log",
-        cwd=ROOT,
-        env=dict(os.environ),
-    )
-    upstream_url = f"http://127.0.0.1:{upstream_port}/v1"
-    try:
-        upstream.wait_until(lambda: answers(upstream_url), seconds=10)
-        stack = Stack(
-            state=state / transport,
-            rebuild=True,
-            transport=transport,  # type: ignore[arg-type]
-            environment={"QUERNEL_LLM_URL": upstream_url, "QUERNEL_LOG_LEVEL": "WARNING"},
-        )
-        try:
-            with stack:
-                return measure_chat(stack, upstream_url, transport)
-        finally:
-            stack.postgres.destroy()
-    finally:
-        upstream.stop()
-
-
-def measure_chat(stack: Stack, upstream_url: str, transport: str) -> int:
-    token = rich_user(stack)
-    body = json.dumps(
-        {
-            "model": "Qwen2.5-32B-Instruct-AWQ",
-            "max_tokens": 64,
-            "messages": [{"role": "user", "content": "Say something static."}],
-        }
-    ).encode()
-    headers = {"content-type": "application/json", "authorization": f"Bearer {token}"}
-
-    async def run(url: str, connections: int, requests: int) -> Load:
-        return await post_many(
-            f"{url}/chat/completions",
-            body,
-            headers,
-            requests=requests,
-            connections=connections,
-        )
-
-    quernel = f"{stack.functions_url}/v1"
-    asyncio.run(run(quernel, 4, 100))  # warm
-    sent = 100
-    print(f"\nChat: one uvicorn worker, database over {transport}, static upstream\n")
-    print(
-        f"  {'concurrency':>11} {'requests/s':>11} {'p50 ms':>8} {'p99 ms':>8} "
-        f"{'upstream/s':>11} {'of upstream':>12}"
-    )
-    refused = 0
-    for connections in (1, 16, 64):
-        requests = REQUESTS // 3 if connections == 1 else REQUESTS
-        loads, bare = [], []
-        for _ in range(ROUNDS):
-            loads.append(asyncio.run(run(quernel, connections, requests)))
-            bare.append(asyncio.run(run(upstream_url, connections, requests)))
-        sent += sum(load.answered + load.refused for load in loads)
-        refused += sum(load.refused for load in loads)
-        load = sorted(loads, key=lambda one: one.rate)[ROUNDS // 2]
-        other = sorted(bare, key=lambda one: one.rate)[ROUNDS // 2]
-        print(
-            f"  {connections:>11} {load.rate:>11,.0f} {load.p50_ms:>8.1f} {load.p99_ms:>8.1f} "
-            f"{other.rate:>11,.0f} {load.rate / other.rate:>12.1%}"
-        )
-    with psycopg.connect(stack.admin_dsn) as connection:
-        settled = connection.execute(
-            "select count(*) from private.credit_holds where status = 'settled'"
-        ).fetchone()[0]
-        completed = connection.execute(
-            "select count(*) from public.usage_logs where status = 'completed'"
-        ).fetchone()[0]
-    print(
-        f"\n  {sent} sent, {sent - refused} answered 200 = {settled} settled holds = "
-        f"{completed} completed usage rows"
-    )
-    agree = sent - refused == settled == completed
-    if not agree:
-        print("  THE BOOKS DO NOT AGREE")
-    return report_checks(stack) + (0 if agree else 1)
-
-
-def rich_user(stack: Stack) -> str:
-    """Sign somebody up, on the plan without limits, with credits; their access token."""
-    answer = httpx.post(
-        f"{stack.supabase_url}/auth/v1/signup",
-        headers={"apikey": stack.keys.publishable_key},
-        json={"email": f"{uuid.uuid4().hex}@example.com", "password": uuid.uuid4().hex},
-        trust_env=False,
-        timeout=30,
-    ).raise_for_status()
-    session = answer.json()
-    with psycopg.connect(stack.admin_dsn, autocommit=True) as connection:
-        connection.execute(
-            "update public.profiles set plan_id = "
-            "(select id from public.plans where slug = 'enterprise') where id = %s",
-            [session["user"]["id"]],
-        )
-        connection.execute(
-            "select backend.credit_grant(p_user_id => %s, p_amount => 1000000, "
-            "p_source => 'adjustment', p_idempotency_key => 'bench', p_actor => 'bench', "
-            "p_reason => 'Benchmark')",
-            [session["user"]["id"]],
-        )
-    return session["access_token"]
-
-
-def report_checks(stack: Stack) -> int:
-    """Print what sql/checks/ find; how many of them found something."""
-    found = list(violated_invariants(stack.admin_dsn, CHECKS))
-    for problem in found:
-        print(f"  {problem}")
-    if not found:
-        print("  sql/checks: nothing wrong")
-    return len(found)
 
 
 def pgbench(stack: Stack, script: str, accounts: int, seconds: int = SECONDS) -> float:
