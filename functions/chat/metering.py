@@ -127,7 +127,7 @@ class Meter:
         self.headers = rate_limit_headers(started.get("rate_limit"))
         self.first_token_ms: int | None = None
 
-    @staticmethod
+    @classmethod
     async def start(
         cls, database: Database, background: Background, since: float, **arguments: Json
     ) -> Self | Replay:

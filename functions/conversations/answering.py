@@ -19,8 +19,9 @@ from typing import Any
 from functions.chat import answers, wire
 from functions.chat.answers import DONE, StreamedAnswer, frame
 from functions.chat.metering import Background, Replay
+from functions.chat.routing import Route, Router
 from functions.chat.schemas import Completion
-from functions.chat.upstream import AnswerCutOffError, Upstream
+from functions.chat.upstream import AnswerCutOffError, Template
 from functions.conversations.channel import Channel
 from functions.conversations.metering import MessageMeter
 from functions.core.database import Database
@@ -39,6 +40,7 @@ class MessageAsk:
 
     arguments: dict[str, Json]  # of message_start
     path: str
+    caller: str  # tells callers apart, and nothing else
     request_id: str
     since: float  # monotonic time of arrival, seconds
 
@@ -65,10 +67,10 @@ class Job:
 class Answering:
     """The answers that this process is making."""
 
-    def __init__(self, database: Database, upstream: Upstream, abandoned_seconds: float) -> None:
+    def __init__(self, database: Database, router: Router, abandoned_seconds: float) -> None:
         """`abandoned_seconds` is how long an answer is gone on with when its reader has left."""
         self._database = database
-        self._upstream = upstream
+        self._router = router
         self._abandoned_seconds = abandoned_seconds
         self._tasks: set[asyncio.Task[None]] = set()
         self.background = Background()
@@ -147,37 +149,40 @@ class Answering:
         meter, ask = job.meter, job.ask
         async with meter:
             completion = _completion(meter)
-            answer = StreamedAnswer(
-                completion,
-                meter.model_id,
-                f"chatcmpl-{ask.request_id}",
-                meter.max_tokens,
-                is_kept=False,
+            route = Route(
+                meter.candidates,
+                ask.request_id,
+                caller=ask.caller,
+                needs_vision=completion.has_images,
             )
+            answer: StreamedAnswer | None = None
             said = Said()
-            request = self._upstream.template(completion).fill(
-                meter.upstream_model, meter.max_tokens
-            )
             try:
-                async with self._upstream.stream(request, ask.request_id) as batches:
+                async with self._router.stream(route, Template(completion)) as (served, batches):
+                    answer = StreamedAnswer(
+                        completion,
+                        served.candidate,
+                        f"chatcmpl-{ask.request_id}",
+                        is_kept=False,
+                    )
                     async for chunks in batches:
                         said.take(chunks)
                         events = answer.take(chunks)
                         if events:
                             meter.mark_first_token()
                             job.channel.write(events)
-                answer.end()
+                    answer.end()
             except (asyncio.CancelledError, AnswerCutOffError) as error:
-                if answer.tally.produced:
+                if answer is not None and answer.tally.produced:
                     code = "answer_abandoned"
                     if isinstance(error, AnswerCutOffError):
                         code = error.code
                     kept = said.pack() | {"error_code": code}
-                    meter.finish(answer.usage(ended=False), "cancelled", kept)
+                    meter.finish(answer.usage(ended=False), "cancelled", kept, answer.model_id)
                 raise
             usage = answer.usage(ended=True)
             last = answer.unpaid(usage)
-            meter.finish(usage, "completed", said.pack())
+            meter.finish(usage, "completed", said.pack(), answer.model_id)
             receipt = await meter.closed()
             message = await meter.kept()
             rest = answer.rest(answers.with_receipt(last, receipt)).removesuffix(frame(DONE))
@@ -275,16 +280,13 @@ def replay_events(replay: Replay, request_id: str) -> str:
 
 def _completion(meter: MessageMeter) -> Completion:
     """What the model is asked; the database has put it together from what it keeps."""
-    payload = meter.parameters | {
-        "model": meter.model_id,
-        "messages": meter.messages,
-        "stream": True,
-    }
+    first = meter.candidates[0]
+    payload = meter.parameters | {"messages": meter.messages, "stream": True}
     return Completion(
         payload=payload,
-        model=meter.model_id,
+        model=first.id,
         choices=1,
-        max_tokens=meter.max_tokens,
+        max_tokens=first.max_tokens,
         streams=True,
         wants_usage_chunk=False,
         has_images=any(isinstance(m["content"], list) for m in meter.messages),

@@ -14,7 +14,6 @@ from starlette.responses import Response
 
 from functions.chat.metering import ClientGoneError, Replay
 from functions.chat.streaming import EventResponse, Sink, while_connected
-from functions.chat.upstream import Upstream
 from functions.conversations import documentation as docs
 from functions.conversations.answering import Answering, MessageAsk, replay_events, replayed
 from functions.conversations.schemas import (
@@ -45,7 +44,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings = app.state.settings
     answering = Answering(
         app.state.database,
-        Upstream(app.state.upstream, settings),
+        app.state.chat.router,
         settings.abandoned_answer_seconds,
     )
     app.state.answering = answering
@@ -186,6 +185,7 @@ async def send(
             user_agent=request.headers.get("user-agent"),
         ),
         path=request.url.path,
+        caller=str(caller.arguments),
         request_id=request.state.request_id,
         since=since,
     )
