@@ -69,6 +69,22 @@ class BillingWorld(World):
         }
         return self.change(customer_id, invoice_settings=settings)
 
+    def delete_customer(self, customer_id: str) -> StripeObject:
+        """An operator deletes a customer at Stripe: their subscriptions end, their cards are gone.
+
+        Returns the customer as it was, which is what the event carries.
+        """
+        with self._lock:
+            gone = self.get(customer_id)
+            for subscription in self.of_type("subscription"):
+                if subscription["customer"] == customer_id and subscription["status"] != "canceled":
+                    self.end(subscription["id"])
+            for method in self.of_type("payment_method"):
+                if method["customer"] == customer_id:
+                    self.detach(method["id"])
+            self.objects[customer_id] = {"id": customer_id, "object": "customer", "deleted": True}
+            return gone
+
     # Payments without the customer -----------------------------------------------------------
 
     def charge_off_session(self, params: dict[str, Any]) -> StripeObject:

@@ -250,7 +250,7 @@ class StripeDouble:
     def _create(self, resource: str, params: dict[str, Any]) -> Response:
         if resource == "customers":
             return JSONResponse(self.world.customer(**params))
-        if params.get("customer") not in self.world.objects:
+        if not self.world.has(params.get("customer")):
             return _missing("customer")
         if resource == "billing_portal/sessions":
             made = self.world.make("billing_portal.session", **params)
@@ -264,7 +264,7 @@ class StripeDouble:
             return _missing("line_items[0][price]")
 
     def _charge(self, params: dict[str, Any]) -> Response:
-        if params.get("customer") not in self.world.objects:
+        if not self.world.has(params.get("customer")):
             return _missing("customer")
         try:
             intent = self.world.charge_off_session(params)

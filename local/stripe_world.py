@@ -81,10 +81,19 @@ class World:
         with self._lock:
             return copy.deepcopy(self.objects[object_id])
 
-    def of_type(self, kind: str) -> list[StripeObject]:
-        """Copies of all objects of one type, oldest first."""
+    def has(self, object_id: object) -> bool:
+        """Whether there is such an object, and it was not deleted."""
         with self._lock:
-            return [copy.deepcopy(o) for o in self.objects.values() if o["object"] == kind]
+            return object_id in self.objects and not self.objects[str(object_id)].get("deleted")
+
+    def of_type(self, kind: str) -> list[StripeObject]:
+        """Copies of all objects of one type that were not deleted, oldest first."""
+        with self._lock:
+            return [
+                copy.deepcopy(o)
+                for o in self.objects.values()
+                if o["object"] == kind and not o.get("deleted")
+            ]
 
     def make(self, kind: str, **fields: object) -> StripeObject:
         """Add an object: the shape of its kind with these fields; returns a copy."""

@@ -5,7 +5,7 @@
 --   private.plan_prices       every price at Stripe a plan ever had: old subscriptions keep theirs
 --   credit_packs              what a top-up can buy
 --   credit_purchases          one row per checkout, with credits and price as they were when it began
---   private.stripe_customers  the one Stripe customer of each owner
+--   private.stripe_customers  the Stripe customer of each owner, and those that were deleted at Stripe
 --   private.stripe_events     the inbox: every event once, with what became of it
 --   private.stripe_objects    the newest state of each Stripe object that was applied
 --
@@ -333,8 +333,8 @@ on public.credit_purchases (stripe_charge_id) where stripe_charge_id is not null
 
 create table private.stripe_customers (
   id uuid primary key default gen_random_uuid(),
-  user_id uuid unique references public.profiles (id) on delete set null,
-  organization_id uuid unique references public.organizations (id) on delete set null,
+  user_id uuid references public.profiles (id) on delete set null,
+  organization_id uuid references public.organizations (id) on delete set null,
   account_id uuid not null references public.credit_accounts (id),
   customer_id text unique,
   default_payment_method_id text,
@@ -342,12 +342,14 @@ create table private.stripe_customers (
   name text,
   created_at timestamptz not null default now(),
   attached_at timestamptz,
+  deleted_at timestamptz,
   constraint a_customer_has_at_most_one_owner check (num_nonnulls(user_id, organization_id) <= 1),
   constraint an_attached_customer_has_an_id check ((customer_id is null) = (attached_at is null)),
-  constraint an_attached_customer_keeps_no_personal_data check (customer_id is null or num_nonnulls(email, name) = 0)
+  constraint an_attached_customer_keeps_no_personal_data check (customer_id is null or num_nonnulls(email, name) = 0),
+  constraint only_an_attached_customer_is_deleted check (deleted_at is null or customer_id is not null)
 );
 
-comment on table private.stripe_customers is 'The one Stripe customer of each user or organization.';
+comment on table private.stripe_customers is 'The Stripe customer of each user or organization: one that is live, and those that were deleted at Stripe, since their events may come later.';
 comment on column private.stripe_customers.id is 'Identifies the claim; the idempotency key of the customer''s creation at Stripe derives from it.';
 comment on column private.stripe_customers.user_id is 'The user it stands for; null for an organization''s, or once erased.';
 comment on column private.stripe_customers.organization_id is 'The organization it stands for; null for a user''s, or once erased.';
@@ -358,7 +360,14 @@ comment on column private.stripe_customers.email is 'Address it is created with,
 comment on column private.stripe_customers.name is 'Name it is created with, the same for every attempt; null once it exists.';
 comment on column private.stripe_customers.created_at is 'When the first checkout claimed it.';
 comment on column private.stripe_customers.attached_at is 'When its id at Stripe became known.';
+comment on column private.stripe_customers.deleted_at is 'When we heard that it was deleted at Stripe: nothing is sold through it any more, and what is still told of it belongs to its owner. Null while it is live.';
 
+create unique index stripe_customers_are_live_once_per_user
+on private.stripe_customers (user_id) where deleted_at is null;
+create unique index stripe_customers_are_live_once_per_organization
+on private.stripe_customers (organization_id) where deleted_at is null;
+create index stripe_customers_by_user on private.stripe_customers (user_id);
+create index stripe_customers_by_organization on private.stripe_customers (organization_id);
 create index stripe_customers_by_account on private.stripe_customers (account_id);
 
 create table private.stripe_object_handlers (
@@ -781,22 +790,27 @@ as $$
 declare
   v_customer private.stripe_customers;
 begin
-  insert into private.stripe_customers (user_id, organization_id, account_id, email, name)
-  select case when p_organization_id is null then p.id end, o.id, a.id, p.email, coalesce(o.name, p.full_name)
-  from public.profiles as p
-  left join public.organizations as o on o.id = p_organization_id
-  inner join public.credit_accounts as a
-    on case when p_organization_id is null then a.user_id = p.id else a.organization_id = o.id end
-  where p.id = p_user_id and (p_organization_id is null or o.id is not null)
-  on conflict do nothing;
+  -- Twice at most: the customer that was in the way may be deleted while we wait for its row.
+  for v_try in 1..2 loop
+    insert into private.stripe_customers (user_id, organization_id, account_id, email, name)
+    select case when p_organization_id is null then p.id end, o.id, a.id, p.email, coalesce(o.name, p.full_name)
+    from public.profiles as p
+    left join public.organizations as o on o.id = p_organization_id
+    inner join public.credit_accounts as a
+      on case when p_organization_id is null then a.user_id = p.id else a.organization_id = o.id end
+    where p.id = p_user_id and (p_organization_id is null or o.id is not null)
+    on conflict do nothing;
 
-  select c.* into v_customer
-  from private.stripe_customers as c
-  where case
-    when p_organization_id is null then c.user_id = p_user_id
-    else c.organization_id = p_organization_id
-  end
-  for update;
+    select c.* into v_customer
+    from private.stripe_customers as c
+    where c.deleted_at is null
+      and case
+        when p_organization_id is null then c.user_id = p_user_id
+        else c.organization_id = p_organization_id
+      end
+    for update;
+    exit when v_customer.id is not null;
+  end loop;
   if v_customer.id is null then
     perform private.fail(404, 'owner_not_found', 'There is no such user or organization.');
   end if;
@@ -938,7 +952,7 @@ end
 $$;
 
 comment on function private.lock_billing_owner(text) is
-'Whose customer this is, with the owner locked so that what is billed to them changes in one place at a time; a null row for nobody''s.';
+'Whose customer this is or was, with the owner locked so that what is billed to them changes in one place at a time; a null row for nobody''s.';
 
 create function private.payment_reversals(
   p_payment_intent_id text,

@@ -722,10 +722,11 @@ begin
   v_organization_id := private.lock_buyer(p_user_id, p_organization);
   select c.customer_id into v_customer_id
   from private.stripe_customers as c
-  where case
-    when v_organization_id is null then c.user_id = p_user_id
-    else c.organization_id = v_organization_id
-  end;
+  where c.deleted_at is null
+    and case
+      when v_organization_id is null then c.user_id = p_user_id
+      else c.organization_id = v_organization_id
+    end;
   if v_customer_id is null then
     perform private.fail(404, 'customer_not_found', 'Nothing was bought yet, so there is nothing to manage.');
   end if;

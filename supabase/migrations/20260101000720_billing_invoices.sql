@@ -679,6 +679,9 @@ begin
   if v_customer.id is null or num_nonnulls(v_customer.user_id, v_customer.organization_id) = 0 then
     return jsonb_build_object('ignored', 'not_our_customer');
   end if;
+  if v_customer.deleted_at is not null then
+    return jsonb_build_object('ignored', 'customer_is_deleted');
+  end if;
   insert into public.payment_methods as m (
     user_id, organization_id, type, provider_method_id, brand, last_four, expiry_month, expiry_year,
     stripe_customer_id, attached_at
@@ -710,12 +713,23 @@ begin
   if v_customer.id is null then
     return jsonb_build_object('ignored', 'not_our_customer');
   end if;
+  if v_customer.deleted_at is not null then
+    return jsonb_build_object('deleted', v_customer.customer_id);
+  end if;
   if p_event_type = 'customer.deleted' or (p_customer ->> 'deleted')::boolean then
-    -- The next checkout makes a new one.
+    -- The row stays: invoices, refunds and the end of its subscriptions may be told later. Nothing is sold through it
+    -- any more, pages included, and the next checkout makes a new customer.
+    update private.stripe_customers as c
+    set deleted_at = now(), default_payment_method_id = null
+    where c.id = v_customer.id;
     update public.profiles as p set stripe_customer_id = null where p.id = v_customer.user_id;
     update public.organizations as o set stripe_customer_id = null where o.id = v_customer.organization_id;
     delete from public.payment_methods as m where m.stripe_customer_id = v_customer.customer_id;
-    delete from private.stripe_customers as c where c.id = v_customer.id;
+    update private.subscription_checkouts as c
+    set status = 'expired', idempotency_key = null
+    where c.status = 'open'
+      and (c.user_id = v_customer.user_id or c.organization_id = v_customer.organization_id);
+    perform private.top_ups_give_up(v_customer.account_id);
     return jsonb_build_object('deleted', v_customer.customer_id);
   end if;
   update private.stripe_customers as c
@@ -728,7 +742,7 @@ end
 $$;
 
 comment on function private.stripe_apply_customer(text, jsonb) is
-'Applies the state of a customer: which payment method they chose, or that they are gone.';
+'Applies the state of a customer: which payment method they chose, or that they are gone, which is for good.';
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- The handler map goes on
@@ -768,4 +782,4 @@ insert into private.stripe_event_types (event_type, object_type, effect) values
 ('payment_method.automatically_updated', 'payment_method', 'Follows a card that its bank replaced.'),
 ('payment_method.detached', 'payment_method', 'Forgets the payment method.'),
 ('customer.updated', 'customer', 'Follows which payment method the customer chose.'),
-('customer.deleted', 'customer', 'Forgets the customer; the next checkout makes a new one.');
+('customer.deleted', 'customer', 'Sells nothing more through the customer; the next checkout makes a new one.');

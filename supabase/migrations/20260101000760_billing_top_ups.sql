@@ -175,7 +175,8 @@ as $$
   select m.provider_method_id
   from private.stripe_customers as c
   inner join public.payment_methods as m on m.user_id = c.user_id or m.organization_id = c.organization_id
-  where c.account_id = p_account_id and m.is_default and m.provider = 'stripe' and m.stripe_customer_id = c.customer_id
+  where c.account_id = p_account_id and c.deleted_at is null
+    and m.is_default and m.provider = 'stripe' and m.stripe_customer_id = c.customer_id
 $$;
 
 comment on function private.default_payment_method_id(uuid) is
@@ -316,6 +317,17 @@ $$;
 comment on function private.top_up_json(text, text, public.credit_purchases) is
 'What Stripe is to be asked about an automatic purchase.';
 
+create function private.top_ups_give_up(p_account_id uuid) returns void
+language sql volatile security definer set search_path = ''
+as $$
+  update public.credit_purchases as c
+  set status = 'expired'
+  where c.account_id = p_account_id and c.is_automatic and c.status = 'pending' and c.stripe_payment_intent_id is null
+$$;
+
+comment on function private.top_ups_give_up(uuid) is
+'Ends the automatic purchases of an account whose customer is gone. Should money of one still come, it is granted all the same.';
+
 create function backend.top_up_start(p_account_id uuid) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
@@ -328,13 +340,11 @@ declare
   v_obstacle text;
 begin
   v_customer := private.lock_billing_owner(
-    (select c.customer_id from private.stripe_customers as c where c.account_id = p_account_id)
+    (select c.customer_id from private.stripe_customers as c where c.account_id = p_account_id and c.deleted_at is null)
   );
   if v_customer.id is null or num_nonnulls(v_customer.user_id, v_customer.organization_id) = 0 then
-    -- Erased, or gone at Stripe. Should money of a purchase still come, it is granted all the same.
-    update public.credit_purchases as c
-    set status = 'expired'
-    where c.account_id = p_account_id and c.is_automatic and c.status = 'pending' and c.stripe_payment_intent_id is null;
+    -- Erased, or gone at Stripe.
+    perform private.top_ups_give_up(p_account_id);
     return jsonb_build_object('result', 'none', 'reason', 'no_customer');
   end if;
   select t.* into v_top_up from public.auto_top_ups as t where t.account_id = p_account_id for update;
@@ -409,6 +419,8 @@ begin
     from public.credit_purchases as c
     inner join private.stripe_customers as s on s.account_id = c.account_id
     where c.id = p_purchase_id
+    order by s.deleted_at desc nulls first
+    limit 1
   ));
   if p_code is not null then
     perform private.top_up_decline(c.id, p_code)

@@ -643,6 +643,27 @@ async def test_money_of_a_purchase_that_had_expired_is_granted(top_ups: TopUps, 
     assert top_ups.shop.balance(user) == LEFT + CREDITS
 
 
+async def test_with_its_customer_a_purchase_is_given_up_and_the_next_one_buys(
+    top_ups: TopUps, user: User
+) -> None:
+    account, shop = top_ups.low(user), top_ups.shop
+    start = shop.service.rpc("top_up_start", p_account_id=account)
+    before = top_ups.customer(user)
+    intent = paid_by(top_ups, user, start["purchase_id"])
+    gone = shop.stripe.world.delete_customer(before)
+    assert shop.result(shop.event("customer.deleted", gone)) == "applied"
+    assert top_ups.statuses(account) == ["expired"]
+    assert await top_ups.buy(account) == {"result": "none", "reason": "no_customer"}
+    top_ups.add_card(user)
+    assert top_ups.customer(user) != before
+    assert (await top_ups.buy(account))["result"] == "succeeded"
+    assert shop.balance(user) == LEFT + CREDITS
+    # What the one before had paid all the same is theirs too.
+    assert shop.result(shop.event("payment_intent.succeeded", intent)) == "applied"
+    assert top_ups.statuses(account) == ["paid", "paid"]
+    assert shop.balance(user) == LEFT + CREDITS * 2
+
+
 # Reversals and forgeries ------------------------------------------------------------------------
 
 

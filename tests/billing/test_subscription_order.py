@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from psycopg.types.json import Jsonb
 
+from local.paths import ROOT
 from local.stripe_world import StripeObject
-from tests.billing.subscribers import CREDITS, Subscriber, Subscribers
+from tests.billing.shop import ORIGIN
+from tests.billing.subscribers import CREDITS, Subscriber, Subscribers, days_ago
 from tests.conftest import NewUser, User
 
 EVENTS = 10
@@ -107,6 +110,143 @@ def test_a_subscriptions_life_twenty_at_once(subscribers: Subscribers, new_user:
             if answer.status_code != 200:
                 subscribers.shop.result(event)
         assert outcome(subscriber) == expected(subscriber, before)
+
+
+# A customer that is deleted at Stripe ------------------------------------------------------------
+
+
+def farewell(
+    subscribers: Subscribers, user: User
+) -> tuple[Subscriber, dict[str, list[StripeObject]]]:
+    """Subscribed a month ago; then renewed, refunded in part, and deleted at Stripe."""
+    shop = subscribers.shop
+    subscriber = subscribers.new(user, at=days_ago(31))
+    world = subscriber.world
+    renewal = world.renew(subscriber.id)
+    told = {"invoice.paid": subscriber.invoiced(renewal)}
+    charge = world.refund(world.charge_of_invoice(renewal["id"])["id"], 1450)
+    told["charge.refunded"] = [shop.event("charge.refunded", charge)]
+    customer = world.delete_customer(subscriber.state["customer"])
+    told["subscription.deleted"] = [shop.event("customer.subscription.deleted", subscriber.state)]
+    told["customer.deleted"] = [shop.event("customer.deleted", customer)]
+    return subscriber, told
+
+
+def left_behind(subscriber: Subscriber) -> dict[str, Any]:
+    """What must be the same however a customer's end was told."""
+    shop, user = subscriber.shop, subscriber.user
+    return {
+        "subscription": (subscriber.row["status"], subscriber.plan),
+        "invoices": [(i["status"], i["amount_paid_minor"]) for i in subscriber.invoices()],
+        "payments": shop.rows(
+            "select status, amount_refunded_minor from public.payments where user_id = %s"
+            " order by processed_at, amount_refunded_minor",
+            user.id,
+        ),
+        "lots": [(lot["amount"], lot["clawed_back"]) for lot in subscriber.lots()],
+        "methods": shop.rows("select id from public.payment_methods where user_id = %s", user.id),
+        "customer": shop.rows(
+            "select stripe_customer_id from public.profiles where id = %s", user.id
+        ),
+        "unpaid for": [
+            row
+            for row in shop.rows(
+                (ROOT / "sql/checks/403_paid_invoices_granted_their_credits.sql").read_text()
+            )
+            if row["subject"] in {str(i["id"]) for i in subscriber.invoices()}
+        ],
+    }
+
+
+@pytest.mark.parametrize(
+    "order",
+    list(
+        itertools.permutations(
+            ["invoice.paid", "subscription.deleted", "customer.deleted", "charge.refunded"]
+        )
+    ),
+    ids="-".join,
+)
+def test_a_customers_end_told_in_any_order_loses_nothing(
+    subscribers: Subscribers, user: User, order: tuple[str, ...]
+) -> None:
+    subscriber, told = farewell(subscribers, user)
+    for kind in order:
+        subscriber.deliver(told[kind])
+    assert left_behind(subscriber) == {
+        "subscription": ("canceled", "free"),
+        "invoices": [("paid", 2900), ("paid", 2900)],
+        "payments": [
+            {"status": "succeeded", "amount_refunded_minor": 0},
+            {"status": "partially_refunded", "amount_refunded_minor": 1450},
+        ],
+        "lots": [(CREDITS["pro"], 0), (CREDITS["pro"], CREDITS["pro"] / 2)],
+        "methods": [],
+        "customer": [{"stripe_customer_id": None}],
+        "unpaid for": [],
+    }
+
+
+def test_who_was_deleted_at_stripe_subscribes_again_as_another_customer(
+    subscribers: Subscribers, user: User
+) -> None:
+    subscriber, told = farewell(subscribers, user)
+    for events in told.values():
+        subscriber.deliver(events)
+    again = subscribers.new(user, plan="business")
+    assert (again.plan, again.state["customer"] != subscriber.state["customer"]) == (
+        "business",
+        True,
+    )
+    # What is still told of the one before belongs to the same owner, and takes nothing from now.
+    world = subscriber.world
+    charge = world.charge_of_invoice(subscriber.invoice["id"])
+    charge = world.refund(charge["id"], charge["amount"] - charge["amount_refunded"])
+    subscriber.deliver([subscribers.shop.event("charge.refunded", charge)])
+    assert [lot["clawed_back"] for lot in subscriber.lots()] == [0, CREDITS["pro"], 0]
+    assert again.plan == "business"
+    customers = subscribers.shop.rows(
+        "select c.deleted_at is null as is_live, c.customer_id = p.stripe_customer_id as is_shown"
+        " from private.stripe_customers as c join public.profiles as p on p.id = c.user_id"
+        " where c.user_id = %s order by c.created_at",
+        user.id,
+    )
+    assert customers == [
+        {"is_live": False, "is_shown": False},
+        {"is_live": True, "is_shown": True},
+    ]
+
+
+def test_a_card_told_after_its_customer_was_deleted_is_not_kept(
+    subscribers: Subscribers, user: User
+) -> None:
+    shop, subscriber = subscribers.shop, subscribers.new(user)
+    card = subscriber.world.attach(subscriber.state["customer"])
+    attached = shop.event("payment_method.attached", card)
+    customer = subscriber.world.delete_customer(subscriber.state["customer"])
+    subscriber.deliver([shop.event("customer.deleted", customer), attached])
+    assert left_behind(subscriber)["methods"] == []
+
+
+def test_a_page_of_a_deleted_customer_is_not_handed_out_again(
+    subscribers: Subscribers, user: User
+) -> None:
+    """Stripe takes no payment on it any more."""
+    shop = subscribers.shop
+    first = subscribers.session_of(subscribers.request(user))
+    customer = shop.stripe.world.delete_customer(shop.stripe.world.get(first)["customer"])
+    assert shop.result(shop.event("customer.deleted", customer)) == "applied"
+    assert subscribers.session_of(subscribers.request(user)) != first
+
+
+def test_the_portal_of_a_deleted_customer_is_closed(subscribers: Subscribers, user: User) -> None:
+    shop, subscriber = subscribers.shop, subscribers.new(user)
+    customer = subscriber.world.delete_customer(subscriber.state["customer"])
+    subscriber.deliver([shop.event("customer.deleted", customer)])
+    answer = shop.http.post(
+        "/billing/portal", json={"return_url": f"{ORIGIN}/account"}, headers=user.headers
+    )
+    assert (answer.status_code, answer.json()["code"]) == (404, "customer_not_found")
 
 
 def test_a_refund_told_in_the_very_moment_of_its_invoice(
