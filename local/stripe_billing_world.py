@@ -243,6 +243,26 @@ class BillingWorld(World):
             self.change(self._subscription_of(invoice), status="active")
             return invoice
 
+    def settle_pending_update(self, subscription_id: str) -> StripeObject:
+        """A larger plan whose payment had failed is paid after all; returns the subscription."""
+        with self._lock:
+            self._paid(self.get(subscription_id)["latest_invoice"])
+            return self._apply_pending_update(subscription_id)
+
+    def expire_pending_update(self, subscription_id: str) -> StripeObject:
+        """A larger plan was not paid in time: its invoice is void; returns the subscription."""
+        with self._lock:
+            invoice = self.get(self.get(subscription_id)["latest_invoice"])
+            changed = invoice["status_transitions"] | {"voided_at": now()}
+            self.change(
+                invoice["id"],
+                status="void",
+                status_transitions=changed,
+                amount_remaining=0,
+                next_payment_attempt=None,
+            )
+            return self.change(subscription_id, pending_update=None)
+
     def end(self, subscription_id: str, at: int | None = None) -> StripeObject:
         """Cancel now, or let the period run out."""
         at = now() if at is None else at
@@ -350,33 +370,37 @@ class BillingWorld(World):
         if params.get("proration_behavior") != "always_invoice" or is_trial:
             self._set_price(subscription_id, price_id)
             return
-        if subscription["customer"] in self.declining:
-            self.change(
-                subscription_id,
-                pending_update={
-                    "expires_at": at + 23 * 3600,
-                    "subscription_items": [{"id": item["id"], "price": {"id": price_id}}],
-                },
-            )
-            return
         share = (end - at) / (end - start)
+        unused = -round(self.prices[old][0] * share)
+        amount, period = self.prices[price_id][0], (at, at + SECONDS[self.intervals[price_id]])
+        is_proration = self.intervals[old] == self.intervals[price_id]
+        if is_proration:
+            amount, period = round(amount * share), (at, end)
         lines = [
-            self._line(
-                subscription_id,
-                old,
-                -round(self.prices[old][0] * share),
-                (at, end),
-                proration=True,
-            )
+            self._line(subscription_id, old, unused, (at, end), proration=True),
+            self._line(subscription_id, price_id, amount, period, proration=is_proration),
         ]
+        invoice = self._invoice(subscription_id, "subscription_update", lines, at)
+        self.change(
+            subscription_id,
+            latest_invoice=invoice["id"],
+            pending_update={
+                "expires_at": at + 23 * 3600,
+                "subscription_items": [{"id": item["id"], "price": {"id": price_id}}],
+            },
+        )
+        if invoice["status"] == "paid":
+            self._apply_pending_update(subscription_id)
+
+    def _apply_pending_update(self, subscription_id: str) -> StripeObject:
+        subscription = self.get(subscription_id)
+        old = subscription["items"]["data"][0]["price"]["id"]
+        price_id = subscription["pending_update"]["subscription_items"][0]["price"]["id"]
         self._set_price(subscription_id, price_id)
-        if self.intervals[old] == self.intervals[price_id]:
-            amount = round(self.prices[price_id][0] * share)
-            lines.append(self._line(subscription_id, price_id, amount, (at, end), proration=True))
-        else:
+        if self.intervals[old] != self.intervals[price_id]:
+            at = self.get(subscription["latest_invoice"])["created"]
             self._set_period(subscription_id, at, at + SECONDS[self.intervals[price_id]])
-            lines.append(self._whole_period(subscription_id))
-        self._invoice(subscription_id, "subscription_update", lines, at)
+        return self.change(subscription_id, pending_update=None)
 
     # Parts -----------------------------------------------------------------------------------
 

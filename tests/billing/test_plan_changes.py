@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import pytest
 
+from local.stripe_world import StripeObject
 from tests.billing.subscribers import (
     CREDITS,
     PRICES,
@@ -114,6 +115,77 @@ def test_a_larger_plan_that_is_not_paid_changes_nothing(
     assert answer.status_code == 200, answer.text
     assert (answer.json()["plan"], answer.json()["is_payment_pending"]) == ("pro", True)
     assert (subscriber.plan, subscribers.shop.balance(user)) == ("pro", before)
+
+
+def unpaid_upgrade(subscribers: Subscribers, user: User) -> tuple[Subscriber, StripeObject]:
+    """From pro to business with half of the month left; declined, and told so. The open invoice."""
+    subscriber = subscribers.new(user, at=days_ago(15))
+    subscriber.world.declining.add(subscriber.state["customer"])
+    answer = subscriber.post("change", plan="business")
+    assert answer.json()["is_payment_pending"] is True, answer.text
+    subscriber.world.declining.clear()
+    invoice = subscriber.invoice
+    assert (invoice["status"], invoice["billing_reason"]) == ("open", "subscription_update")
+    subscriber.later()
+    subscriber.deliver(subscriber.invoiced(invoice))
+    assert (subscriber.plan, subscriber.row["slug"]) == ("pro", "pro")
+    assert len(subscriber.lots()) == 1
+    return subscriber, invoice
+
+
+@pytest.mark.parametrize("first", ["plan", "money"])
+def test_a_larger_plan_that_is_paid_later_begins_then_once(
+    subscribers: Subscribers, user: User, first: str
+) -> None:
+    subscriber, _ = unpaid_upgrade(subscribers, user)
+    applied = subscribers.shop.event(
+        "customer.subscription.pending_update_applied",
+        subscriber.world.settle_pending_update(subscriber.id),
+    )
+    paid = subscriber.invoiced()
+    assert paid[-1]["type"] == "invoice.paid"
+    told = [applied, *paid] if first == "plan" else [*paid, applied]
+    subscriber.deliver(told + told)
+    assert (subscriber.plan, subscriber.row["slug"]) == ("business", "business")
+    granted = [lot["amount"] for lot in subscriber.lots()]
+    assert len(granted) == 2
+    assert abs(granted[1] - (CREDITS["business"] - CREDITS["pro"]) / 2) < 1
+    assert [i["status"] for i in subscriber.invoices()] == ["paid", "paid"]
+
+
+def test_a_larger_plan_that_is_never_paid_leaves_everything_as_it_was(
+    subscribers: Subscribers, user: User
+) -> None:
+    subscriber, invoice = unpaid_upgrade(subscribers, user)
+    before = (subscriber.plan, subscriber.profile, subscriber.lots())
+    balance = subscribers.shop.balance(user)
+    state = subscriber.world.expire_pending_update(subscriber.id)
+    assert subscriber.told("customer.subscription.pending_update_expired") == "applied"
+    void = subscriber.world.get(invoice["id"])
+    subscriber.deliver([subscribers.shop.event("invoice.voided", void)])
+    assert state["pending_update"] is None
+    assert (subscriber.plan, subscriber.profile, subscriber.lots()) == before
+    assert subscribers.shop.balance(user) == balance
+    assert [i["status"] for i in subscriber.invoices()] == ["paid", "void"]
+    # And it can be asked for again.
+    answer = subscriber.post("change", plan="business")
+    assert (answer.status_code, answer.json()["plan"]) == (200, "business")
+
+
+def test_a_year_that_is_paid_later_begins_with_its_payment(
+    subscribers: Subscribers, user: User
+) -> None:
+    subscriber = subscribers.new(user, at=days_ago(15))
+    subscriber.world.declining.add(subscriber.state["customer"])
+    answer = subscriber.post("change", plan="pro", interval="year")
+    assert (answer.json()["interval"], answer.json()["is_payment_pending"]) == ("month", True)
+    subscriber.world.declining.clear()
+    subscriber.world.settle_pending_update(subscriber.id)
+    subscriber.later()
+    subscriber.deliver(subscriber.invoiced())
+    assert subscriber.told("customer.subscription.pending_update_applied") == "applied"
+    assert subscriber.row["billing_interval"] == "year"
+    assert abs(subscriber.lots()[-1]["amount"] - (CREDITS["pro"] * 12 - CREDITS["pro"] / 2)) < 5
 
 
 def test_from_months_to_a_year_the_year_is_granted_less_the_rest_of_the_month(

@@ -259,6 +259,24 @@ async def test_a_subscription_that_ended_unheard_is_repaired(
     assert (subscriber.row["status"], subscriber.plan) == ("canceled", "free")
 
 
+async def test_what_was_lost_of_a_customer_deleted_at_stripe_is_repaired(
+    books: Books, subscribers: Subscribers, user: User
+) -> None:
+    before = books.shop.balance(user)
+    subscriber = subscribers.new(user, at=days_ago(31))
+    await books.settle()
+    subscriber.world.renew(subscriber.id)
+    customer = subscriber.world.delete_customer(subscriber.state["customer"])
+    books.forget_events()
+    subscriber.later()
+    subscriber.deliver([books.shop.event("customer.deleted", customer)])
+    report = await books.reconcile(60)
+    assert {kind for kind, _, _ in told(report)} >= {"subscription", "invoice", "payment_intent"}
+    assert report["failed"] == 0
+    assert (subscriber.row["status"], subscriber.plan) == ("canceled", "free")
+    assert books.shop.balance(user) == before + CREDITS["pro"] * 2
+
+
 async def test_what_did_not_follow_from_a_known_object_is_repaired(
     books: Books, subscribers: Subscribers, user: User
 ) -> None:
