@@ -39,6 +39,7 @@ create table public.invoices (
   invoice_pdf_url text,
   lot_id uuid references public.credit_lots (id),
   credits numeric(20, 6) not null default 0,
+  plan_id uuid references public.plans (id),
   provider text not null default 'stripe',
   stripe_invoice_id text,
   stripe_subscription_id text,
@@ -58,6 +59,7 @@ create table public.invoices (
   constraint a_lot_is_of_a_paid_invoice check (lot_id is null or (status = 'paid' and credits > 0)),
   constraint provider_is_known check (provider in ('stripe', 'paypal', 'wise', 'manual')),
   constraint only_stripe_has_ids_of_stripe check ((provider = 'stripe') = (stripe_invoice_id is not null)),
+  constraint an_operator_says_what_plan_they_billed check (plan_id is null or provider <> 'stripe'),
   constraint metadata_is_an_object check (jsonb_typeof(metadata) = 'object')
 );
 
@@ -88,6 +90,7 @@ comment on column public.invoices.hosted_invoice_url is 'Page on which it can be
 comment on column public.invoices.invoice_pdf_url is 'The invoice as a PDF.';
 comment on column public.invoices.lot_id is 'The credits it granted; null when it granted none.';
 comment on column public.invoices.credits is 'Credits that its lines pay for.';
+comment on column public.invoices.plan_id is 'The plan that an operator billed; of an invoice at Stripe the lines say it.';
 comment on column public.invoices.provider is 'Who collected it: stripe, or paypal, wise or manual as an operator recorded it.';
 comment on column public.invoices.stripe_invoice_id is 'The invoice at Stripe.';
 comment on column public.invoices.stripe_subscription_id is 'The subscription at Stripe that it is for.';
@@ -105,6 +108,7 @@ create index invoices_by_organization on public.invoices (organization_id, issue
 create index invoices_by_account on public.invoices (account_id);
 create index invoices_by_subscription
 on public.invoices (stripe_subscription_id) where stripe_subscription_id is not null;
+create index invoices_by_plan on public.invoices (plan_id) where plan_id is not null;
 create index invoices_by_status on public.invoices (status, due_at);
 
 create table public.payments (
@@ -124,6 +128,9 @@ create table public.payments (
   provider_transaction_id text not null,
   invoice_id uuid,
   purchase_id uuid,
+  plan_id uuid references public.plans (id),
+  period_start timestamptz,
+  period_end timestamptz,
   lot_id uuid references public.credit_lots (id),
   stripe_invoice_id text,
   stripe_charge_id text,
@@ -149,6 +156,10 @@ create table public.payments (
   ),
   constraint provider_is_known check (provider in ('stripe', 'paypal', 'wise', 'manual')),
   constraint only_a_recorded_payment_has_its_own_lot check (lot_id is null or provider <> 'stripe'),
+  constraint an_operator_says_what_plan_was_paid check (plan_id is null or provider <> 'stripe'),
+  constraint a_period_is_that_of_a_plan
+  check ((period_start is null) = (period_end is null) and (period_start is null or plan_id is not null)),
+  constraint a_period_ends_after_it_starts check (period_end > period_start),
   constraint transaction_is_not_empty check (length(provider_transaction_id) between 1 and 255),
   constraint metadata_is_an_object check (jsonb_typeof(metadata) = 'object')
 );
@@ -170,6 +181,9 @@ comment on column public.payments.provider is 'stripe, or paypal, wise or manual
 comment on column public.payments.provider_transaction_id is 'Its id at the provider; for Stripe the payment intent.';
 comment on column public.payments.invoice_id is 'The invoice it pays, once both are known; no foreign key, as they come in any order.';
 comment on column public.payments.purchase_id is 'The purchase of a credit pack it pays.';
+comment on column public.payments.plan_id is 'The plan that a recorded payment was for; of one through Stripe its invoice says it.';
+comment on column public.payments.period_start is 'When the time began that it pays the plan for; null when nobody said.';
+comment on column public.payments.period_end is 'When that time ends.';
 comment on column public.payments.lot_id is 'The credits bought with a payment that an operator recorded; those of a purchase or an invoice stand there.';
 comment on column public.payments.stripe_invoice_id is 'The invoice at Stripe.';
 comment on column public.payments.stripe_charge_id is 'The charge at Stripe that went through.';
@@ -187,6 +201,7 @@ create index payments_by_account on public.payments (account_id);
 create index payments_by_invoice on public.payments (invoice_id) where invoice_id is not null;
 create index payments_by_purchase on public.payments (purchase_id) where purchase_id is not null;
 create unique index payments_have_their_own_lot on public.payments (lot_id) where lot_id is not null;
+create index payments_by_plan on public.payments (plan_id) where plan_id is not null;
 create index payments_by_status on public.payments (status);
 
 create table public.payment_methods (
