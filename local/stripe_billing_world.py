@@ -47,6 +47,15 @@ class BillingWorld(World):
         self.intervals[price_id] = interval
         return price_id
 
+    def price(self, price_id: str) -> StripeObject:
+        """A price, recurring or not. Raises KeyError."""
+        made = super().price(price_id)
+        if price_id in self.intervals:
+            recurring = self._shapes["subscription"]["items"]["data"][0]["price"]["recurring"]
+            made["recurring"] = recurring | {"interval": self.intervals[price_id]}
+            made["type"] = "recurring"
+        return made
+
     # Payment methods -------------------------------------------------------------------------
 
     def attach(self, customer_id: str, **card: object) -> StripeObject:
@@ -444,16 +453,7 @@ class BillingWorld(World):
         return self._set_item(subscription_id, current_period_start=start, current_period_end=end)
 
     def _set_price(self, subscription_id: str, price_id: str) -> StripeObject:
-        item = self.get(subscription_id)["items"]["data"][0]
-        amount, currency = self.prices[price_id]
-        price = item["price"] | {
-            "id": price_id,
-            "currency": currency,
-            "unit_amount": amount,
-            "unit_amount_decimal": str(amount),
-            "recurring": item["price"]["recurring"] | {"interval": self.intervals[price_id]},
-        }
-        return self._set_item(subscription_id, price=price)
+        return self._set_item(subscription_id, price=self.price(price_id))
 
     def _whole_period(self, subscription_id: str, amount: int | None = None) -> StripeObject:
         item = self.get(subscription_id)["items"]["data"][0]

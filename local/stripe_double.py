@@ -80,6 +80,7 @@ READABLE = {
     "invoices",
     "payment_intents",
     "payment_methods",
+    "prices",
     "refunds",
     "subscriptions",
 }
@@ -242,7 +243,7 @@ class StripeDouble:
         if method == "GET" and resource in LISTED:
             return _unknown(params, LIST_PARAMETERS) or self._list(resource, params)
         if method == "GET" and folder in READABLE:
-            return self._found(object_id)
+            return self._found(object_id, folder)
         if method == "POST" and (act := self._acts.get((folder.rpartition("/")[0], object_id))):
             return act(self, folder.rpartition("/")[2], params)
         return _error(404, "invalid_request_error", f"Unrecognized request URL ({method}: {path}).")
@@ -329,7 +330,9 @@ class StripeDouble:
         ("payment_intents", "cancel"): _cancel,
     }
 
-    def _found(self, object_id: str) -> Response:
+    def _found(self, object_id: str, resource: str) -> Response:
+        if resource == "prices":
+            return _answered(partial(self.world.price, object_id))
         # Refunds are expanded where they are asked for, and always here.
         return _answered(partial(self.world.get, object_id), expanded={"refunds"})
 

@@ -109,6 +109,21 @@ class World:
             self.objects[object_id] |= fields
             return self.get(object_id)
 
+    def price(self, price_id: str) -> StripeObject:
+        """A price. Raises KeyError."""
+        amount, currency = self.prices[price_id]
+        shape = copy.deepcopy(self._shapes["subscription"]["items"]["data"][0]["price"])
+        made: StripeObject = shape | {
+            "id": price_id,
+            "currency": currency,
+            "type": "one_time",
+            "recurring": None,
+            "transform_quantity": None,
+            "unit_amount": amount,
+            "unit_amount_decimal": str(amount),
+        }
+        return made
+
     # What the API is asked to make -----------------------------------------------------------
 
     def customer(self, **fields: object) -> StripeObject:
@@ -127,6 +142,8 @@ class World:
                 amount = int(item["price_data"]["unit_amount"])
                 currency = item["price_data"]["currency"]
             total += amount * int(item.get("quantity", 1))
+        if "trial_period_days" in params.get("subscription_data", {}):
+            total = 0
         session_id = new_id("checkout.session")
         return self.make(
             "checkout.session",

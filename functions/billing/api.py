@@ -19,6 +19,7 @@ from functions.billing.schemas import (
 )
 from functions.billing.service import CheckoutService, InboxService
 from functions.billing.stripe_client import StripeGateway, expects_livemode
+from functions.billing.stripe_prices import StripePrices
 from functions.billing.stripe_subscriptions import SubscriptionGateway
 from functions.billing.subscription_schemas import (
     CANCEL_REQUEST,
@@ -83,7 +84,9 @@ async def checkout(
 ) -> Checkout:
     """See CheckoutService.start."""
     wanted = await read_json(request, CheckoutRequest)
-    service = CheckoutService(database, StripeGateway(client), request.app.state.settings)
+    service = CheckoutService(
+        database, StripeGateway(client), StripePrices(client), request.app.state.settings
+    )
     return await service.start(caller.user_id, wanted, idempotency_key)
 
 
@@ -93,7 +96,9 @@ def _subscription_service(
     subscriptions = SubscriptionGateway(
         client, portal_configuration=settings.stripe_portal_configuration
     )
-    return SubscriptionService(database, StripeGateway(client), subscriptions, settings)
+    return SubscriptionService(
+        database, StripeGateway(client), subscriptions, StripePrices(client), settings
+    )
 
 
 SubscriptionsDep = Annotated[SubscriptionService, Depends(_subscription_service)]

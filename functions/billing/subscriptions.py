@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Literal
 from uuid import UUID, uuid4
 
 from functions.billing.customers import require_customer
 from functions.billing.mirror import mirrored
 from functions.billing.redirects import require_allowed
-from functions.billing.stripe_client import Reading, StripeGateway
+from functions.billing.stripe_client import Reading, Session, StripeGateway
+from functions.billing.stripe_prices import Price, StripePrices
 from functions.billing.stripe_subscriptions import SubscriptionGateway
 from functions.billing.subscription_schemas import (
     ChangeRequest,
@@ -23,7 +26,10 @@ from functions.billing.subscription_schemas import (
 from functions.core.database import Database
 from functions.core.errors import QuernelError
 from functions.core.json import Json
+from functions.core.logging import log_event
 from functions.core.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 Action = Literal["cancel_now", "cancel_at_period_end", "resume", "pause"]
 
@@ -36,11 +42,13 @@ class SubscriptionService:
         database: Database,
         gateway: StripeGateway,
         subscriptions: SubscriptionGateway,
+        prices: StripePrices,
         settings: Settings,
     ) -> None:
         self._database = database
         self._gateway = gateway
         self._subscriptions = subscriptions
+        self._prices = prices
         self._settings = settings
 
     async def subscribe(
@@ -49,8 +57,9 @@ class SubscriptionService:
         """Open the page on which a plan is bought; while one is open, the same page.
 
         Raises QuernelError, among them url_not_allowed, plan_not_found, plan_not_on_sale,
-        currency_mismatch, already_subscribed, not_an_admin and idempotency_conflict. Nothing is
-        created at Stripe before the database has agreed.
+        currency_mismatch, price_not_available, plan_price_mismatch, already_subscribed,
+        not_an_admin and idempotency_conflict. Nothing is created at Stripe before the database has
+        agreed and the price there is the plan's.
         """
         for param in ("success_url", "cancel_url"):
             require_allowed(getattr(request, param), self._settings.browser_origins, param=param)
@@ -66,6 +75,7 @@ class SubscriptionService:
         if checkout.get("superseded_session_id") is not None:
             await self._end_page(checkout["superseded_session_id"])
         if checkout["checkout_session_id"] is None:
+            await self._require_price(checkout["stripe_price_id"], checkout)
             session = await self._subscriptions.create_session(
                 checkout,
                 customer_id=await require_customer(
@@ -74,14 +84,7 @@ class SubscriptionService:
                 success_url=request.success_url,
                 cancel_url=request.cancel_url,
             )
-            checkout = await self._database.rpc(
-                "subscription_checkout_attach",
-                p_checkout_id=checkout["id"],
-                p_session_id=session.id,
-                p_url=session.url,
-                p_expires_at=session.expires_at,
-                p_currency=session.currency,
-            )
+            checkout = await self._attach(checkout["id"], session)
         return SubscriptionCheckout.model_validate(
             {
                 "checkout_id": checkout["id"],
@@ -94,6 +97,33 @@ class SubscriptionService:
                 for name in ("status", "plan", "amount_minor", "currency", "trial_days")
             }
         )
+
+    async def _require_price(self, price_id: str, offer: dict[str, Json]) -> None:
+        await self._prices.require(
+            price_id,
+            Price(offer["amount_minor"], offer["currency"], offer["billing_interval"]),
+            mismatch="plan_price_mismatch",
+        )
+
+    async def _attach(self, checkout_id: str, session: Session) -> dict[str, Json]:
+        try:
+            attached: dict[str, Json] = await self._database.rpc(
+                "subscription_checkout_attach",
+                p_checkout_id=checkout_id,
+                p_session_id=session.id,
+                p_url=session.url,
+                p_expires_at=session.expires_at,
+                p_amount_total=session.amount_total,
+                p_currency=session.currency,
+            )
+        except QuernelError as error:
+            if error.code == "plan_price_mismatch":
+                log_event(logger, logging.ERROR, "plan price mismatch", checkout_id=checkout_id)
+                # Nobody has its address yet; unused it would end by itself, only later.
+                with suppress(QuernelError):
+                    await self._gateway.expire_session(session.id)
+            raise
+        return attached
 
     async def _end_page(self, session_id: str) -> None:
         """Make sure that the page of another offer buys nothing. Raises already_subscribed."""
@@ -118,7 +148,8 @@ class SubscriptionService:
         """Change the plan: a larger one at once, a smaller one at the end of the period.
 
         Raises QuernelError, among them subscription_not_found, subscription_not_changeable,
-        same_plan, change_pending and interval_not_changeable.
+        same_plan, change_pending, interval_not_changeable, price_not_available and
+        plan_price_mismatch.
         """
         change = await self._database.rpc(
             "subscription_change_start",
@@ -127,6 +158,7 @@ class SubscriptionService:
             p_plan=request.plan,
             p_interval=request.interval,
         )
+        await self._require_price(change["price_id"], change)
         return await self._carry_out(change, lambda key: self._subscriptions.change(change, key))
 
     async def act(self, user_id: UUID, subscription_id: UUID, action: Action) -> Subscription:

@@ -512,24 +512,31 @@ comment on function backend.subscription_checkout_start(uuid, text, text, text, 
 'Opens the checkout of a subscription, or finds the open one; 404 plan_not_found, 409 plan_not_on_sale, currency_mismatch or already_subscribed. superseded_session_id is a page that must be ended first.';
 
 create function backend.subscription_checkout_attach(
-  p_checkout_id uuid, p_session_id text, p_url text, p_expires_at timestamptz, p_currency text
+  p_checkout_id uuid,
+  p_session_id text,
+  p_url text,
+  p_expires_at timestamptz,
+  p_amount_total bigint,
+  p_currency text
 ) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
 declare
   v_checkout private.subscription_checkouts;
-  v_currency text;
+  v_price private.plan_prices;
 begin
   select c.* into v_checkout from private.subscription_checkouts as c where c.id = p_checkout_id for update;
   if v_checkout.id is null then
     perform private.fail(404, 'checkout_not_found', 'There is no such checkout.');
   end if;
-  select k.currency into strict v_currency
+  select k.* into strict v_price
   from private.plan_prices as k
   where k.stripe_price_id = v_checkout.stripe_price_id;
-  if lower(p_currency) is distinct from v_currency then
+  -- A price at Stripe that has drifted from ours must not be paid. In a trial the page asks for nothing.
+  if lower(p_currency) is distinct from v_price.currency
+     or (v_checkout.trial_days = 0 and p_amount_total is distinct from v_price.amount_minor) then
     perform private.fail(409, 'plan_price_mismatch', 'This plan is not for sale right now.',
-      jsonb_build_object('expected_currency', v_currency));
+      jsonb_build_object('expected_minor', v_price.amount_minor, 'expected_currency', v_price.currency));
   end if;
   if v_checkout.status <> 'open' or v_checkout.stripe_checkout_session_id <> p_session_id then
     perform private.fail(409, 'checkout_already_attached', 'This checkout has ended, or has another page already.');
@@ -542,8 +549,8 @@ begin
 end
 $$;
 
-comment on function backend.subscription_checkout_attach(uuid, text, text, timestamptz, text) is
-'Stores the page of a checkout; 409 plan_price_mismatch when Stripe would charge in another currency, checkout_already_attached when it has ended.';
+comment on function backend.subscription_checkout_attach(uuid, text, text, timestamptz, bigint, text) is
+'Stores the page of a checkout; 409 plan_price_mismatch when Stripe would charge anything but the plan''s price, checkout_already_attached when it has ended.';
 
 create function private.subscription_checkout_apply(p_session jsonb) returns jsonb
 language plpgsql volatile security definer set search_path = ''
@@ -678,7 +685,8 @@ begin
       jsonb_build_object('until', v_subscription.current_period_end));
   end if;
   return private.subscription_handle(v_subscription) || jsonb_build_object(
-    'change', v_change, 'price_id', (v_offer.price).stripe_price_id, 'plan', (v_offer.plan).slug, 'plan_before', v_before
+    'change', v_change, 'price_id', (v_offer.price).stripe_price_id, 'plan', (v_offer.plan).slug, 'plan_before', v_before,
+    'amount_minor', (v_offer.price).amount_minor, 'currency', (v_offer.price).currency, 'billing_interval', p_interval
   );
 end
 $$;
@@ -808,7 +816,10 @@ begin
   ) values (
     v_customer.user_id, v_customer.organization_id, v_customer.account_id, v_price.plan_id,
     p_subscription ->> 'status', v_price.billing_interval,
-    coalesce((v_item #>> '{price,recurring,interval_count}')::integer, 1), v_price.amount_minor, v_price.currency,
+    coalesce((v_item #>> '{price,recurring,interval_count}')::integer, 1),
+    -- What Stripe charges, also where it is not what the plan costs.
+    coalesce((v_item #>> '{price,unit_amount}')::bigint, v_price.amount_minor),
+    coalesce(lower(v_item #>> '{price,currency}'), v_price.currency),
     private.stripe_time(v_item -> 'current_period_start'), private.stripe_time(v_item -> 'current_period_end'),
     private.stripe_time(p_subscription -> 'trial_start'), private.stripe_time(p_subscription -> 'trial_end'),
     coalesce((p_subscription ->> 'cancel_at_period_end')::boolean, false),
@@ -898,7 +909,7 @@ comment on function backend.plan_assign(uuid, uuid, text, timestamptz, text, tex
 grant execute on function
 backend.plans_lapse(integer),
 backend.subscription_checkout_start(uuid, text, text, text, text, text),
-backend.subscription_checkout_attach(uuid, text, text, timestamptz, text),
+backend.subscription_checkout_attach(uuid, text, text, timestamptz, bigint, text),
 backend.subscription_change_start(uuid, uuid, text, text),
 backend.subscription_action_start(uuid, uuid, text),
 backend.subscription_get(uuid),

@@ -63,6 +63,24 @@ def test_changes_that_are_none(
     assert posted(subscriber) == []
 
 
+@pytest.mark.parametrize(
+    ("there", "code"),
+    [((999, "eur"), "plan_price_mismatch"), (None, "price_not_available")],
+)
+def test_a_plan_that_stripe_sells_otherwise_is_not_changed_to(
+    subscribers: Subscribers, user: User, there: tuple[int, str] | None, code: str
+) -> None:
+    shop, subscriber = subscribers.shop, subscribers.new(user)
+    slug = own_plan(shop, sort_order=9)
+    price = shop.row("select stripe_price_id_monthly as id from public.plans where slug = %s", slug)
+    del shop.stripe.world.prices[price["id"]]
+    if there is not None:
+        shop.stripe.world.prices[price["id"]] = there
+    assert refusal(subscriber.post("change", plan=slug)) == (409, code)
+    assert posted(subscriber) == []
+    assert subscriber.plan == "pro"
+
+
 def test_what_has_ended_cannot_be_changed(subscribers: Subscribers, user: User) -> None:
     subscriber = subscribers.new(user)
     subscriber.world.end(subscriber.id)

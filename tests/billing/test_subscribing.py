@@ -55,6 +55,72 @@ def test_a_plan_that_is_no_longer_offered_is_not_sold(subscribers: Subscribers, 
     assert subscribers.request(user, plan=slug).json()["code"] == "plan_not_found"
 
 
+@pytest.mark.parametrize(
+    ("amount", "currency", "interval"),
+    [(999, "eur", "month"), (1000, "usd", "month"), (1000, "eur", "year")],
+)
+def test_a_plan_whose_price_at_stripe_has_drifted_is_not_sold(
+    subscribers: Subscribers, user: User, amount: int, currency: str, interval: str
+) -> None:
+    shop = subscribers.shop
+    slug = own_plan(shop)
+    price = shop.row("select stripe_price_id_monthly as id from public.plans where slug = %s", slug)
+    shop.stripe.world.recurring_price(price["id"], amount, currency, interval)
+    answer = subscribers.request(user, plan=slug)
+    assert (answer.status_code, answer.json()["code"]) == (409, "plan_price_mismatch")
+    assert [r for r in shop.stripe.requests if r.method == "POST"] == []
+
+
+def test_a_page_that_asks_for_another_price_is_ended(
+    subscribers: Subscribers, user: User, new_user: NewUser
+) -> None:
+    """The price was believed, and the page says otherwise."""
+    shop = subscribers.shop
+    slug = own_plan(shop)
+    price = shop.row("select stripe_price_id_monthly as id from public.plans where slug = %s", slug)
+    assert subscribers.request(new_user(), plan=slug).status_code == 200
+    shop.stripe.world.recurring_price(price["id"], 999, "eur", "month")
+    answer = subscribers.request(user, plan=slug)
+    assert (answer.status_code, answer.json()["code"]) == (409, "plan_price_mismatch")
+    (session,) = [
+        s for s in shop.stripe.world.of_type("checkout.session") if s["amount_total"] == 999
+    ]
+    assert session["status"] == "expired"
+
+
+def test_a_plan_whose_price_is_unknown_at_stripe_makes_nothing_there(
+    subscribers: Subscribers, user: User
+) -> None:
+    shop = subscribers.shop
+    slug = own_plan(shop)
+    price = shop.row("select stripe_price_id_yearly as id from public.plans where slug = %s", slug)
+    del shop.stripe.world.prices[price["id"]]
+    answer = subscribers.request(user, plan=slug, interval="year")
+    assert (answer.status_code, answer.json()["code"]) == (409, "price_not_available")
+    assert [r.method for r in shop.stripe.requests] == ["GET"]
+
+
+def test_an_archived_price_is_not_sold(
+    subscribers: Subscribers, user: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = subscribers.shop.stripe.world
+    slug = own_plan(subscribers.shop)
+    price = world.price
+    monkeypatch.setattr(world, "price", lambda price_id: price(price_id) | {"active": False})
+    answer = subscribers.request(user, plan=slug)
+    assert (answer.status_code, answer.json()["code"]) == (409, "price_not_available")
+
+
+def test_a_price_is_asked_about_once(
+    subscribers: Subscribers, user: User, new_user: NewUser
+) -> None:
+    slug = own_plan(subscribers.shop)
+    for buyer in (user, new_user()):
+        assert subscribers.request(buyer, plan=slug).status_code == 200
+    paths = [r.path for r in subscribers.shop.stripe.requests]
+    assert len([path for path in paths if path.startswith("/v1/prices/")]) == 1
+
+
 def test_a_price_of_nothing_cannot_be_set(subscribers: Subscribers) -> None:
     """It would grant credits for nothing."""
     with pytest.raises(Exception, match="amount_is_positive"):

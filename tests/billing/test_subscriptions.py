@@ -24,6 +24,17 @@ def test_a_paid_month_gives_the_plan_and_its_credits(subscribers: Subscribers, u
     assert subscriber.profile["subscription_end_date"] == lot["expires_at"]
 
 
+def test_a_subscription_shows_what_stripe_charges(subscribers: Subscribers, user: User) -> None:
+    """Also where the plan costs something else."""
+    subscriber = subscribers.new(user)
+    assert (subscriber.row["amount_minor"], subscriber.row["currency"]) == (2900, "eur")
+    items = subscriber.state["items"]
+    items["data"][0]["price"] |= {"unit_amount": 2500, "currency": "usd"}
+    subscriber.world.change(subscriber.id, items=items)
+    assert subscriber.told() == "applied"
+    assert (subscriber.row["amount_minor"], subscriber.row["currency"]) == (2500, "usd")
+
+
 def test_the_credits_of_a_plan_burn_before_those_that_were_bought(
     subscribers: Subscribers, user: User
 ) -> None:
