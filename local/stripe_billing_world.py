@@ -345,6 +345,14 @@ class BillingWorld(World):
                 cancel_at=end if ends else None,
                 canceled_at=now() if ends else None,
             )
+        if "cancel_at" in params:
+            at = int(params["cancel_at"]) if params["cancel_at"] else None
+            self.change(
+                subscription_id,
+                cancel_at=at,
+                cancel_at_period_end=False,
+                canceled_at=now() if at else None,
+            )
         if "pause_collection" in params:
             pause = params["pause_collection"]
             self.change(

@@ -64,6 +64,7 @@ PARAMETERS = {
 }
 SUBSCRIPTION_PARAMETERS = {
     "billing_cycle_anchor",
+    "cancel_at",
     "cancel_at_period_end",
     "items",
     "metadata",

@@ -139,6 +139,8 @@ class SubscriptionGateway:
         params: SubscriptionUpdateParams = {}
         if subscription["cancel_at_period_end"]:
             params["cancel_at_period_end"] = False
+        if subscription["cancels_on_a_date"]:
+            params["cancel_at"] = UNSET
         if subscription["is_paused"]:
             params["pause_collection"] = UNSET
             if not subscription["keeps_plan"]:

@@ -619,6 +619,7 @@ as $$
     'stripe_price_id', p_subscription.stripe_price_id,
     'status', p_subscription.status,
     'cancel_at_period_end', p_subscription.cancel_at_period_end,
+    'cancels_on_a_date', p_subscription.cancel_at is not null and not p_subscription.cancel_at_period_end,
     'is_paused', p_subscription.is_paused,
     'current_period_end', extract(epoch from p_subscription.current_period_end)::bigint,
     'paid_until', extract(epoch from p_subscription.paid_until)::bigint,
@@ -709,7 +710,7 @@ begin
       jsonb_build_object('status', v_subscription.status, 'is_paused', v_subscription.is_paused));
   end if;
   if p_action = 'resume' and v_subscription.status <> 'paused' and not v_subscription.is_paused
-     and not v_subscription.cancel_at_period_end then
+     and not v_subscription.cancel_at_period_end and v_subscription.cancel_at is null then
     perform private.fail(409, 'subscription_not_changeable', 'This subscription goes on already.',
       jsonb_build_object('status', v_subscription.status));
   end if;

@@ -313,6 +313,24 @@ def test_canceled_at_the_end_the_plan_is_kept_until_then(
     assert subscriber.profile["plan_expires_at"] > end
 
 
+def test_an_end_on_a_date_is_taken_back(subscribers: Subscribers, user: User) -> None:
+    """As somebody at Stripe's dashboard sets it."""
+    subscriber = subscribers.new(user)
+    date = days_ago(-10)
+    subscriber.world.update_subscription(subscriber.id, {"cancel_at": str(date)})
+    assert subscriber.told() == "applied"
+    assert subscriber.row["cancel_at_period_end"] is False
+    assert subscriber.profile["plan_expires_at"] == datetime.fromtimestamp(date, UTC)
+    resumed = subscriber.post("resume")
+    assert (resumed.status_code, resumed.json()["status"]) == (200, "active")
+    (update,) = subscribers.shop.stripe.made(f"/v1/subscriptions/{subscriber.id}")
+    assert update.params == {"cancel_at": ""}
+    assert (subscriber.row["cancel_at"], subscriber.row["canceled_at"]) == (None, None)
+    assert subscriber.profile["plan_expires_at"] > datetime.fromtimestamp(date, UTC)
+    # And then there is nothing to take back.
+    assert refusal(subscriber.post("resume")) == (409, "subscription_not_changeable")
+
+
 def test_canceled_now_it_ends_now_and_the_credits_stay_to_their_date(
     subscribers: Subscribers, user: User
 ) -> None:
