@@ -389,24 +389,43 @@ create function private.top_up_decline(p_purchase_id uuid, p_code text) returns 
 language plpgsql volatile security definer set search_path = ''
 as $$
 declare
-  v_account_id uuid;
+  v_purchase public.credit_purchases;
+  v_was_enabled boolean;
+  v_top_up public.auto_top_ups;
 begin
   update public.credit_purchases as c
   set status = 'failed'
   where c.id = p_purchase_id and c.status = 'pending'
-  returning c.account_id into v_account_id;
+  returning c.* into v_purchase;
+  if v_purchase.id is null then
+    return;
+  end if;
+  select t.is_enabled into v_was_enabled from public.auto_top_ups as t where t.account_id = v_purchase.account_id;
   -- An hour, four, sixteen, then 64; the fifth decline in a row ends it, and so does one that only the owner can mend.
   update public.auto_top_ups as t
   set failures = t.failures + 1,
     paused_until = now() + interval '1 hour' * power(4, least(t.failures, 3)),
     last_failure_code = left(p_code, 100),
     is_enabled = t.is_enabled and t.failures < 4 and p_code <> 'authentication_required'
-  where t.account_id = v_account_id;
+  where t.account_id = v_purchase.account_id
+  returning t.* into v_top_up;
+  -- Told here and not with the payment: Stripe may refuse before there is one, and only here is known what follows.
+  perform private.raise_alert(
+    v_purchase.user_id, v_purchase.organization_id, 'payment_failed', v_purchase.id::text, null, v_purchase.price_minor,
+    jsonb_strip_nulls(jsonb_build_object(
+      'reason', case when v_was_enabled and not v_top_up.is_enabled then 'top_up_switched_off' else 'top_up' end,
+      'purchase_id', v_purchase.id,
+      'pack', (select k.name from public.credit_packs as k where k.id = v_purchase.pack_id),
+      'amount_minor', v_purchase.price_minor, 'currency', v_purchase.currency, 'failure_code', left(p_code, 100),
+      'payment_id', (select p.id from public.payments as p where p.purchase_id = v_purchase.id order by p.id desc limit 1),
+      'next_attempt_at', case when v_top_up.is_enabled then private.utc_text(v_top_up.paused_until) end,
+      'switched_off_at', case when v_was_enabled and not v_top_up.is_enabled then private.utc_text(now()) end))
+  );
 end
 $$;
 
 comment on function private.top_up_decline(uuid, text) is
-'An automatic purchase was declined: it has failed, and the next one waits longer each time. Once per purchase. The owner is locked.';
+'An automatic purchase was declined: it has failed, its owner is told, and the next one waits longer each time. Once per purchase. The owner is locked.';
 
 create function backend.top_up_close(p_purchase_id uuid, p_code text default null) returns jsonb
 language plpgsql volatile security definer set search_path = ''

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from decimal import Decimal
+from typing import Any
 from uuid import UUID, uuid4
 
 import psycopg
@@ -371,6 +372,15 @@ async def test_the_cron_step_leaves_those_alone_who_are_not_to_be_charged(
 # Declines ---------------------------------------------------------------------------------------
 
 
+def told_of_declines(top_ups: TopUps, user: User) -> list[dict[str, Any]]:
+    """Alerts of payments that failed, oldest first."""
+    return top_ups.shop.rows(
+        "select * from public.billing_alerts where user_id = %s and type = 'payment_failed'"
+        " order by id",
+        user.id,
+    )
+
+
 async def test_a_decline_backs_off_and_is_tried_again_after_the_pause(
     top_ups: TopUps, user: User
 ) -> None:
@@ -383,11 +393,10 @@ async def test_a_decline_backs_off_and_is_tried_again_after_the_pause(
     assert round((row["paused_until"] - row["updated_at"]).total_seconds()) == 3600
     assert await top_ups.buy(account) == {"result": "none", "reason": "paused"}
     assert top_ups.shop.balance(user) == LEFT
-    (alert,) = top_ups.shop.rows(
-        "select * from public.billing_alerts where user_id = %s and type = 'payment_failed'",
-        user.id,
-    )
+    (alert,) = told_of_declines(top_ups, user)
     assert alert["current_value"] == PRICE
+    assert alert["metadata"]["reason"] == "top_up"
+    assert alert["metadata"]["next_attempt_at"].endswith("Z")
     top_ups.shop.stripe.world.declining.clear()
     top_ups.time_passes(account, "61 minutes")
     assert (await top_ups.buy(account))["result"] == "succeeded"
@@ -409,6 +418,11 @@ async def test_the_fifth_decline_in_a_row_switches_it_off(top_ups: TopUps, user:
         top_ups.time_passes(account, f"{pauses[-1]} hours")
     assert pauses == [1, 4, 16, 64, 64]
     assert not top_ups.settings(account)["is_enabled"]
+    *before, last = told_of_declines(top_ups, user)
+    assert [alert["metadata"]["reason"] for alert in before] == ["top_up"] * 4
+    assert last["metadata"]["reason"] == "top_up_switched_off"
+    assert "désactivée" in last["message"]
+    assert "next_attempt_at" not in last["metadata"]
     assert await top_ups.buy(account) == {"result": "none", "reason": "switched_off"}
     assert top_ups.set(user)["failures"] == 0
     top_ups.shop.stripe.world.declining.clear()
@@ -423,6 +437,8 @@ async def test_a_payment_that_needs_its_owner_waits_for_them(top_ups: TopUps, us
     await top_ups.buy(account)
     row = top_ups.settings(account)
     assert (row["is_enabled"], row["last_failure_code"]) == (False, "authentication_required")
+    (alert,) = told_of_declines(top_ups, user)
+    assert alert["metadata"]["reason"] == "top_up_switched_off"
     top_ups.time_passes(account, "1000 hours")
     assert await top_ups.buy(account) == {"result": "none", "reason": "switched_off"}
 
@@ -434,6 +450,15 @@ async def test_a_card_that_stripe_does_not_know_is_a_decline(top_ups: TopUps, us
             top_ups.shop.stripe.world.detach(card["id"])
     assert (await top_ups.buy(account))["result"] == "failed"
     assert top_ups.settings(account)["failures"] == 1
+    (purchase,) = top_ups.purchases(account)
+    (alert,) = told_of_declines(top_ups, user)
+    assert (alert["key"], alert["current_value"]) == (str(purchase["id"]), PRICE)
+    facts = alert["metadata"].items()
+    assert facts >= {"reason": "top_up", "amount_minor": PRICE, "currency": "eur"}.items()
+    assert facts >= {"pack": "1,000 credits", "failure_code": "invalid_request"}.items()
+    # A repetition after a crash is the same refusal.
+    top_ups.shop.service.rpc("top_up_close", p_purchase_id=str(purchase["id"]), p_code="again")
+    assert len(told_of_declines(top_ups, user)) == 1
 
 
 async def test_money_that_does_not_arrive_is_declined_once(top_ups: TopUps, user: User) -> None:
@@ -450,6 +475,24 @@ async def test_money_that_does_not_arrive_is_declined_once(top_ups: TopUps, user
         assert top_ups.shop.result(event) == "applied"
     assert top_ups.statuses(account) == ["failed"]
     assert top_ups.settings(account)["failures"] == 1
+    (alert,) = told_of_declines(top_ups, user)
+    (payment,) = top_ups.shop.rows("select id from public.payments where user_id = %s", user.id)
+    assert alert["metadata"]["payment_id"] == str(payment["id"])
+
+
+async def test_who_had_switched_it_off_is_not_told_that_it_is_off(
+    top_ups: TopUps, user: User
+) -> None:
+    account = top_ups.low(user)
+    top_ups.shop.service.rpc("top_up_start", p_account_id=account)
+    top_ups.set(user, p_is_enabled=False)
+    (purchase,) = top_ups.purchases(account)
+    top_ups.shop.service.rpc(
+        "top_up_close", p_purchase_id=str(purchase["id"]), p_code="authentication_required"
+    )
+    (alert,) = told_of_declines(top_ups, user)
+    assert alert["metadata"]["reason"] == "top_up"
+    assert {"next_attempt_at", "switched_off_at"}.isdisjoint(alert["metadata"])
 
 
 async def test_a_declined_payment_is_ended_at_stripe(top_ups: TopUps, user: User) -> None:
@@ -498,6 +541,8 @@ async def test_a_payment_whose_owner_must_confirm_it_waits_for_them(
     row = top_ups.settings(account)
     assert (row["is_enabled"], row["last_failure_code"]) == (False, "authentication_required")
     assert top_ups.statuses(account) == ["failed"]
+    (alert,) = told_of_declines(top_ups, user)
+    assert alert["metadata"]["reason"] == "top_up_switched_off"
     assert top_ups.shop.balance(user) == LEFT
 
 
