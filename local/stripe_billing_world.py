@@ -222,6 +222,89 @@ class BillingWorld(World):
                 url=None,
             )
 
+    def settle(self, session_id: str) -> StripeObject:
+        """As for any session; one that was asked to makes an invoice of what was paid."""
+        with self._lock:
+            session = super().settle(session_id)
+            asked = session["invoice_creation_asked"]
+            if asked.get("enabled") != "true":
+                return session
+            invoice_id = new_id("invoice")
+            at, total = now(), session["amount_total"]
+            invoice = self.make(
+                "invoice",
+                id=invoice_id,
+                created=at,
+                customer=session["customer"],
+                billing_reason="manual",
+                currency=session["currency"],
+                number=f"DOUBLE-{len(self.of_type('invoice')) + 1:06}-{invoice_id[-6:]}",
+                metadata=asked.get("invoice_data", {}).get("metadata", {}),
+                lines=self._shapes["invoice"]["lines"] | {"data": [self._pack_line(session)]},
+                parent=None,
+                period_start=at,
+                period_end=at,
+                status="paid",
+                status_transitions={
+                    "finalized_at": at,
+                    "marked_uncollectible_at": None,
+                    "paid_at": at,
+                    "voided_at": None,
+                },
+                subtotal=total,
+                total=total,
+                total_excluding_tax=total,
+                total_taxes=[],
+                amount_due=total,
+                amount_paid=total,
+                amount_remaining=0,
+                attempted=True,
+                attempt_count=0,
+                due_date=None,
+                next_payment_attempt=None,
+                hosted_invoice_url=f"https://invoice.stripe.com/i/{invoice_id}",
+                invoice_pdf=f"https://pay.stripe.com/invoice/{invoice_id}/pdf",
+            )
+            self._tie(invoice, self.get(session["payment_intent"]), "paid")
+            return self.change(session_id, invoice=invoice_id)
+
+    def _pack_line(self, session: StripeObject) -> StripeObject:
+        line = copy.deepcopy(self._shapes["invoice"]["lines"]["data"][0])
+        (asked,) = session["line_items_asked"]
+        return line | {
+            "id": new_id("line_item"),
+            "amount": session["amount_total"],
+            "currency": session["currency"],
+            "description": asked.get("price_data", {}).get("product_data", {}).get("name"),
+            "quantity": 1,
+            "period": {"start": now(), "end": now()},
+            "parent": {
+                "type": "invoice_item_details",
+                "subscription_item_details": None,
+                "invoice_item_details": {
+                    "invoice_item": "ii_double",
+                    "proration": False,
+                    "proration_details": {"credited_items": None},
+                    "subscription": None,
+                },
+            },
+            "pricing": {
+                "type": "price_details",
+                "price_details": {"price": asked.get("price", "price_inline"), "product": "prod"},
+                "unit_amount_decimal": str(session["amount_total"]),
+            },
+        }
+
+    def story_of_pack(self, session_id: str) -> list[StripeObject]:
+        """Events that tell of a paid pack beside its session: the payment and its invoice."""
+        session = self.get(session_id)
+        told = [self.event("payment_intent.succeeded", self.get(session["payment_intent"]))]
+        if session["invoice"] is not None:
+            ties = self.payments_of(session["invoice"])
+            told += [self.event("invoice_payment.paid", tie) for tie in ties]
+            told.append(self.event("invoice.paid", self.get(session["invoice"])))
+        return told
+
     def renew(self, subscription_id: str) -> StripeObject:
         """The next period begins and is billed; returns the invoice."""
         with self._lock:

@@ -43,6 +43,7 @@ PARAMETERS = {
         "cancel_url",
         "client_reference_id",
         "customer",
+        "invoice_creation",
         "line_items",
         "metadata",
         "mode",
@@ -380,8 +381,11 @@ class StripeDouble:
             return HTMLResponse("This checkout has ended.", HTTPStatus.GONE)
         await self.deliver(event)
         if session["mode"] == "subscription":
-            for told in self.world.story_of(session["subscription"]):
-                await self.deliver(told)
+            story = self.world.story_of(session["subscription"])
+        else:
+            story = self.world.story_of_pack(session_id)
+        for told in story:
+            await self.deliver(told)
         back = session["success_url"].replace("{CHECKOUT_SESSION_ID}", session_id)
         return RedirectResponse(back, status_code=HTTPStatus.SEE_OTHER)
 

@@ -113,6 +113,8 @@ class StripeGateway:
             "client_reference_id": purchase["id"],
             "metadata": reference,
             "payment_intent_data": {"metadata": reference},
+            # Whoever pays gets a numbered invoice. It names the purchase, and grants nothing.
+            "invoice_creation": {"enabled": True, "invoice_data": {"metadata": reference}},
             "line_items": [_line_item(purchase)],
             # The price is what the purchase says, in its currency, or nothing is granted.
             "adaptive_pricing": {"enabled": False},

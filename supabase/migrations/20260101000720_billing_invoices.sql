@@ -6,7 +6,7 @@
 --
 -- A paid invoice of a subscription grants the plan's credits, once, keyed on the invoice; what is refunded or disputed
 -- of its payments takes them back in proportion. An invoice and its payments find each other through Stripe's invoice
--- payments, in whatever order the three arrive.
+-- payments, in whatever order the three arrive. That of a pack grants nothing and sends no receipt: its purchase does.
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- Tables
@@ -408,6 +408,21 @@ $$;
 comment on function private.invoice_grant(public.invoices, timestamptz) is
 'Grants the credits of a paid invoice, once, keyed on the invoice; they burn before bought ones. Returns the lot, null for none.';
 
+create function private.purchase_of_invoice(p_invoice jsonb, p_customer private.stripe_customers) returns uuid
+language sql stable security definer set search_path = ''
+as $$
+  select c.id
+  from public.credit_purchases as c
+  where c.id = case
+      when p_invoice #>> '{metadata,quernel_purchase_id}' ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
+        then (p_invoice #>> '{metadata,quernel_purchase_id}')::uuid
+    end
+    and c.account_id = p_customer.account_id
+$$;
+
+comment on function private.purchase_of_invoice(jsonb, private.stripe_customers) is
+'The purchase of a pack that an invoice of its own customer names; null for none.';
+
 create function private.stripe_apply_invoice(p_event_type text, p_invoice jsonb) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
@@ -482,7 +497,8 @@ begin
   where p.stripe_invoice_id = v_id and p.invoice_id is null;
 
   v_lot_id := private.invoice_grant(v_invoice, v_due.expires_at);
-  if v_invoice.status = 'paid' and v_invoice.amount_paid_minor > 0 then
+  if v_invoice.status = 'paid' and v_invoice.amount_paid_minor > 0
+     and private.purchase_of_invoice(p_invoice, v_customer) is null then
     perform private.notify(
       v_customer.user_id, v_customer.organization_id, 'receipt',
       jsonb_build_object(

@@ -165,6 +165,7 @@ def test_what_stripe_is_asked_for(shop: Shop, user: User) -> None:
         "client_reference_id": checkout["purchase_id"],
         "metadata": reference,
         "payment_intent_data": {"metadata": reference},
+        "invoice_creation": {"enabled": "true", "invoice_data": {"metadata": reference}},
         "line_items": [
             {
                 "quantity": "1",

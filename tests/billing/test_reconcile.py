@@ -152,7 +152,7 @@ async def test_events_of_the_other_livemode_are_left_aside(books: Books, user: U
     event = books.shop.completed(purchase)
     books.shop.stripe.world.events[-1]["livemode"] = True
     books.shop.stripe.world.change(purchase.session_id, created=days_ago(10))
-    for kind in ("payment_intent", "charge"):
+    for kind in ("payment_intent", "charge", "invoice", "invoice_payment"):
         for made in books.shop.stripe.world.of_type(kind):
             books.shop.stripe.world.change(made["id"], created=days_ago(10))
     before = books.shop.balance(user)
@@ -197,6 +197,8 @@ async def test_a_lost_purchase_is_found_without_its_event(books: Books, user: Us
     report = await books.reconcile()
     assert told(report) == [
         ("checkout.session", "missing", "repaired"),
+        ("invoice", "missing", "repaired"),
+        ("invoice_payment", "missing", "repaired"),
         ("payment_intent", "missing", "repaired"),
     ]
     assert books.shop.balance(user) == before + PACK_CREDITS
@@ -346,11 +348,11 @@ async def test_only_what_is_recent_is_compared(books: Books, user: User) -> None
     books.shop.completed(purchase)
     books.forget_events()
     world = books.shop.stripe.world
-    for kind in ("checkout.session", "payment_intent", "charge"):
+    for kind in ("checkout.session", "payment_intent", "charge", "invoice", "invoice_payment"):
         for made in world.of_type(kind):
             world.change(made["id"], created=days_ago(20))
     assert (await books.reconcile(days=10))["compared"] == 0
-    assert (await books.reconcile(days=30))["repaired"] == 2
+    assert (await books.reconcile(days=30))["repaired"] == 4
 
 
 # Cut off ----------------------------------------------------------------------------------------
