@@ -17,7 +17,10 @@ from (
     p.*,
     to_char(p.processed_at at time zone 'utc', 'YYYY-MM') as month,
     coalesce(
-      line.slug, recorded.slug, plan.slug, case when num_nonnulls(p.purchase_id, p.lot_id) > 0 then 'credits' else 'other' end
+      line.slug,
+      recorded.slug,
+      plan.slug,
+      case when num_nonnulls(p.purchase_id, p.lot_id) > 0 then 'credits' else 'other' end
     ) as sold
   from public.payments as p
   left join public.invoices as i on i.id = p.invoice_id

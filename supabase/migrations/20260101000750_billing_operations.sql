@@ -376,7 +376,8 @@ comment on function backend.payment_refund_record(uuid, bigint, text, text) is
 
 grant execute on function
 backend.invoice_record(
-  uuid, uuid, text, text, bigint, text, bigint, text, timestamptz, timestamptz, timestamptz, timestamptz, text, text, text
+  uuid, uuid, text, text, bigint, text, bigint, text, timestamptz, timestamptz, timestamptz, timestamptz, text, text,
+  text
 ),
 backend.payment_record(
   uuid, uuid, text, text, bigint, text, numeric, text, timestamptz, text, timestamptz, timestamptz, uuid, text, text

@@ -1,8 +1,8 @@
 -- Realtime: what clients read they may also listen to, under the same policies and column grants.
 --
--- Hosted Supabase has the publication; where it is absent nothing happens, and nothing depends on it: who does not listen
--- polls. A table that clients begin to read is added here (sql/checks/022 finds one that is not). usage_logs is left out:
--- it is partitioned, and its partitions are private.
+-- Hosted Supabase has the publication; where it is absent nothing happens, and nothing depends on it: who does not
+-- listen polls. A table that clients begin to read is added here (sql/checks/022 finds one that is not). usage_logs is
+-- left out: it is partitioned, and its partitions are private.
 
 do $$
 declare

@@ -17,6 +17,7 @@ from tests.billing.subscribers import (
     own_plan,
     price_id,
 )
+from tests.billing.test_checkout import make_organization
 from tests.conftest import NewUser, User
 
 
@@ -493,3 +494,62 @@ def test_the_portal_of_an_organization_is_for_its_admins(
     )
     organization = made.execute().data["id"]
     assert refusal(portal(subscribers, user, organization=organization)) == (403, "not_a_member")
+
+
+# Organizations ----------------------------------------------------------------------------------
+
+
+def organization_of(
+    subscribers: Subscribers, owner: User, **members: User
+) -> tuple[Subscriber, str]:
+    """An organization with a subscription to pro, in which others have a role; its slug."""
+    slug = make_organization(subscribers.shop, owner, **members)
+    return subscribers.new(owner, organization=slug), slug
+
+
+ACTIONS: list[tuple[str, dict[str, object]]] = [
+    ("change", {"plan": "business"}),
+    ("pause", {}),
+    ("resume", {}),
+    ("cancel", {"when": "period_end"}),
+    ("cancel", {"when": "now"}),
+]
+"""In an order in which an admin can do all of them."""
+
+
+@pytest.mark.parametrize(("action", "body"), ACTIONS)
+def test_a_plain_member_changes_nothing_of_an_organizations_subscription(
+    subscribers: Subscribers, user: User, new_user: NewUser, action: str, body: dict[str, object]
+) -> None:
+    subscriber, _ = organization_of(subscribers, new_user(), member=user)
+    if action == "resume":
+        assert subscriber.post("pause").status_code == 200
+    subscribers.shop.stripe.requests.clear()
+    before = subscriber.row
+    subscriber.user = user
+    assert refusal(subscriber.post(action, **body)) == (403, "not_an_admin")
+    assert posted(subscriber) == []
+    assert subscriber.row == before
+
+
+def test_an_admin_changes_an_organizations_subscription(
+    subscribers: Subscribers, user: User, new_user: NewUser
+) -> None:
+    subscriber, _ = organization_of(subscribers, new_user(), admin=user)
+    subscriber.user = user
+    for action, body in ACTIONS:
+        answer = subscriber.post(action, **body)
+        assert answer.status_code == 200, (action, answer.text)
+    assert (subscriber.row["status"], subscriber.row["slug"]) == ("canceled", "business")
+
+
+def test_an_organizations_portal_is_opened_by_its_admins_and_by_no_plain_member(
+    subscribers: Subscribers, user: User, new_user: NewUser
+) -> None:
+    admin = new_user()
+    subscriber, slug = organization_of(subscribers, new_user(), member=user, admin=admin)
+    assert refusal(portal(subscribers, user, organization=slug)) == (403, "not_an_admin")
+    assert subscribers.shop.stripe.made("/v1/billing_portal/sessions") == []
+    assert portal(subscribers, admin, organization=slug).status_code == 200
+    (made,) = subscribers.shop.stripe.made("/v1/billing_portal/sessions")
+    assert made.params["customer"] == subscriber.state["customer"]

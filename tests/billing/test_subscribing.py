@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.billing.subscribers import CREDITS, Subscribers, own_plan, price_id
+from tests.billing.test_checkout import make_organization
 from tests.conftest import NewUser, User
 
 
@@ -166,6 +167,51 @@ def test_many_first_requests_at_once_make_one_customer_and_one_page(
     assert len(mine) == 1
     assert (
         len([s for s in world.of_type("checkout.session") if s["customer"] == mine[0]["id"]]) == 1
+    )
+
+
+def test_packs_and_plans_bought_by_all_its_admins_at_once_make_one_customer_of_an_organization(
+    subscribers: Subscribers, user: User, new_user: NewUser
+) -> None:
+    shop = subscribers.shop
+    admins = [user, *(new_user() for _ in range(3))]
+    slug = make_organization(shop, user)
+    for admin in admins[1:]:
+        shop.rows(
+            "insert into public.organization_members (organization_id, user_id, role)"
+            " select id, %s, 'admin' from public.organizations where slug = %s",
+            admin.id,
+            slug,
+        )
+    shop.stripe.latency_seconds = 0.05
+    with ThreadPoolExecutor(16) as threads:
+        answers = [
+            threads.submit(act, admin, organization=slug)
+            for admin in admins
+            for act in (shop.checkout, subscribers.request, shop.checkout, subscribers.request)
+        ]
+        answered = [answer.result() for answer in answers]
+    assert {answer.status_code for answer in answered} <= {200, 409, 503}
+    pages = {answer.json()["url"].rpartition("/")[2] for answer in answered if answer.is_success}
+    assert len(pages) > 1
+    world = shop.stripe.world
+    organization = str(shop.row("select id from public.organizations where slug = %s", slug)["id"])
+    (customer,) = [
+        c
+        for c in world.of_type("customer")
+        if c["metadata"].get("quernel_organization_id") == organization
+    ]
+    assert {world.get(page)["customer"] for page in pages} == {customer["id"]}
+    # And of the plan there is one page.
+    modes = [world.get(page)["mode"] for page in pages]
+    assert modes.count("subscription") <= 1
+    # None of the admins became a customer for it.
+    assert (
+        shop.rows(
+            "select from private.stripe_customers where user_id = any(%s::uuid[])",
+            [admin.id for admin in admins],
+        )
+        == []
     )
 
 
