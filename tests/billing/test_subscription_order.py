@@ -245,6 +245,21 @@ def test_who_was_deleted_at_stripe_subscribes_again_as_another_customer(
     ]
 
 
+def test_what_is_told_of_a_deleted_customer_after_its_owner_was_erased_stays_with_the_account(
+    subscribers: Subscribers, user: User
+) -> None:
+    shop = subscribers.shop
+    subscriber, told = farewell(subscribers, user)
+    account, before = shop.account(user)["id"], shop.balance(user)
+    subscriber.deliver(told["customer.deleted"])
+    shop.rows("delete from auth.users where id = %s", user.id)
+    for kind in ("charge.refunded", "invoice.paid", "subscription.deleted"):
+        subscriber.deliver(told[kind])
+    row = shop.row("select user_id, balance from public.credit_accounts where id = %s", account)
+    assert row == {"user_id": None, "balance": before + CREDITS["pro"] / 2}
+    assert subscriber.row["status"] == "canceled"
+
+
 def test_a_card_told_after_its_customer_was_deleted_is_not_kept(
     subscribers: Subscribers, user: User
 ) -> None:

@@ -390,6 +390,18 @@ def _(scene: Scene) -> str:
     return str(one(scene.db, query, scene.payer.account_id, scene.lot_id))
 
 
+@found_by("408_recorded_invoices_match_their_payments")
+def _(scene: Scene) -> str:
+    query = (
+        "insert into public.invoices (account_id, status, number, subtotal_minor, total_minor,"
+        " amount_due_minor, amount_paid_minor, amount_remaining_minor, currency, period_start,"
+        " period_end, issued_at, provider)"
+        " values (%s, 'paid', 'check', 2900, 2900, 2900, 2900, 0, 'eur', now(), now(), now(),"
+        " 'manual') returning id::text"
+    )
+    return str(one(scene.db, query, scene.payer.account_id))
+
+
 @found_by("403_paid_invoices_granted_their_credits")
 def _(scene: Scene) -> str:
     query = (
