@@ -1,4 +1,4 @@
-"""The `quernel` command for operators: status, cron jobs, tasks, credits, payments and plans.
+"""The `quernel` command for operators: status, cron jobs, tasks, credits, what was billed, plans.
 
 It works on the database that the environment or `.env` names, else on the stack that `make dev`
 runs.
