@@ -272,6 +272,7 @@ OF_OPERATORS = {
     "credit_balance",
     "credit_grant",
     "credit_statement",
+    "invoice_record",
     "payment_record",
     "plan_assign",
     "user_set_active",
