@@ -12,7 +12,7 @@ begin
     return;
   end if;
   foreach v_table in array array[
-    'auto_top_ups', 'billing_alerts', 'credit_accounts', 'credit_lots', 'credit_packs', 'credit_purchases',
+    'api_keys', 'auto_top_ups', 'billing_alerts', 'credit_accounts', 'credit_lots', 'credit_packs', 'credit_purchases',
     'credit_transactions', 'invoices', 'model_providers', 'models', 'organization_invitations', 'organization_members',
     'organizations', 'payment_methods', 'payments', 'plans', 'profiles', 'subscriptions', 'user_model_preferences',
     'user_preferences', 'webhook_deliveries', 'webhook_endpoints'
