@@ -50,6 +50,8 @@ class SubscriptionGateway:
             "metadata": reference,
             "subscription_data": {"metadata": reference},
             "line_items": [{"quantity": 1, "price": checkout["stripe_price_id"]}],
+            # Paid in its price's currency, or the credits could not be counted.
+            "adaptive_pricing": {"enabled": False},
             "success_url": success_url,
             "cancel_url": cancel_url,
         }
@@ -112,13 +114,12 @@ class SubscriptionGateway:
 
     async def pause(self, subscription: dict[str, Json], key: str) -> Reading:
         """Collect nothing from the next period on; what is paid is kept to its end."""
+        paid = {"quernel_paid_until": str(subscription["current_period_end"])}
+        if not subscription["keeps_plan"]:
+            # Stripe merges metadata: the larger plan of a period long past would be back.
+            paid["quernel_paid_plan"] = UNSET
         return await self._update(
-            subscription,
-            {
-                "pause_collection": {"behavior": "void"},
-                "metadata": {"quernel_paid_until": str(subscription["current_period_end"])},
-            },
-            key,
+            subscription, {"pause_collection": {"behavior": "void"}, "metadata": paid}, key
         )
 
     async def resume(self, subscription: dict[str, Json], now: int, key: str) -> Reading:
@@ -144,7 +145,7 @@ class SubscriptionGateway:
         if subscription["is_paused"]:
             params["pause_collection"] = UNSET
             if not subscription["keeps_plan"]:
-                params["metadata"] = {"quernel_paid_until": UNSET}
+                params["metadata"] = {"quernel_paid_plan": UNSET, "quernel_paid_until": UNSET}
             if (subscription["paid_until"] or 0) <= now:
                 params["billing_cycle_anchor"] = {"type": "now"}
                 params["proration_behavior"] = "none"

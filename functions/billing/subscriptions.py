@@ -31,6 +31,9 @@ from functions.core.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+REFUSALS = ("payment_declined", "payment_provider_error")
+"""Answers of Stripe after which nothing is under way any more."""
+
 Action = Literal["cancel_now", "cancel_at_period_end", "resume", "pause"]
 
 
@@ -185,7 +188,12 @@ class SubscriptionService:
                 case "resume":
                     return await self._subscriptions.resume(subscription, int(time.time()), key)
 
-        return await self._carry_out(subscription, call)
+        key = None
+        if action == "resume":
+            # It may charge a period, so it is one call however often it is asked for of one state.
+            stripe_id, revision = subscription["stripe_subscription_id"], subscription["revision"]
+            key = f"quernel-resume-{stripe_id}-{revision}"
+        return await self._carry_out(subscription, call, key)
 
     async def portal(self, user_id: UUID, request: PortalRequest) -> Portal:
         """Open the customer portal. Raises QuernelError: url_not_allowed, customer_not_found."""
@@ -200,15 +208,27 @@ class SubscriptionService:
         )
 
     async def _carry_out(
-        self, subscription: dict[str, Json], call: Callable[[str], Awaitable[Reading]]
+        self,
+        subscription: dict[str, Json],
+        call: Callable[[str], Awaitable[Reading]],
+        key: str | None = None,
     ) -> Subscription:
-        key = _new_key("subscription")
-        state = await mirrored(
-            self._database,
-            "subscription",
-            subscription["stripe_subscription_id"],
-            lambda: call(key),
-        )
+        key = key or _new_key("subscription")
+        stripe_id = subscription["stripe_subscription_id"]
+        try:
+            state = await mirrored(self._database, "subscription", stripe_id, lambda: call(key))
+        except QuernelError as error:
+            if error.code in REFUSALS:
+                # Stripe replays a refusal as well. What is read has the next revision, and with
+                # it the next attempt has another key.
+                with suppress(QuernelError):
+                    await mirrored(
+                        self._database,
+                        "subscription",
+                        stripe_id,
+                        lambda: self._gateway.read("subscription", stripe_id),
+                    )
+            raise
         now = await self._database.rpc("subscription_get", p_subscription_id=subscription["id"])
         return Subscription.model_validate(
             {name: now[name] for name in Subscription.model_fields if name in now}
@@ -223,6 +243,7 @@ def _new_key(what: str) -> str:
     """An idempotency key for one call and its repetitions by the SDK.
 
     Not derived from the request: Stripe replays refusals too, and a change that was declined is
-    tried again with another card. Asking for the same change twice changes nothing more.
+    tried again with another card. Asking for the same change twice changes nothing more; a
+    resumption, which would begin a period each time, has a key of its own.
     """
     return f"quernel-{what}-{uuid4()}"

@@ -241,6 +241,25 @@ TEXTS: Mapping[str, Mapping[Language, Text]] = {
             action="Buy credits",
         ),
     },
+    "auto_top_up_stopped": {
+        "fr": Text(
+            subjects=("La recharge automatique est désactivée",),
+            paragraphs=(
+                "Un paiement vous a été remboursé ou est contesté. Nous avons donc désactivé la "
+                "recharge automatique de vos crédits : rien ne sera débité tant que vous ne "
+                "l’aurez pas réactivée.",
+            ),
+            action="Ouvrir l’application",
+        ),
+        "en": Text(
+            subjects=("Automatic top-up is off",),
+            paragraphs=(
+                "A payment was refunded to you or is disputed, so we have switched the automatic "
+                "top-up of your credits off. Nothing is charged until you switch it on again.",
+            ),
+            action="Open the application",
+        ),
+    },
     "webhook_disabled": {
         "fr": Text(
             subjects=("Votre webhook {host} a été désactivé", "Un webhook a été désactivé"),

@@ -994,11 +994,17 @@ create function private.claw_back_share(
 language plpgsql volatile security definer set search_path = ''
 as $$
 declare
-  v_amount numeric;
+  v_lot public.credit_lots;
   v_target numeric;
 begin
-  select l.amount into strict v_amount from public.credit_lots as l where l.id = p_lot_id;
-  v_target := round(v_amount * least(p_refunded_minor + p_disputed_minor, p_paid_minor) / p_paid_minor, 6);
+  select l.* into strict v_lot from public.credit_lots as l where l.id = p_lot_id;
+  v_target := round(v_lot.amount * least(p_refunded_minor + p_disputed_minor, p_paid_minor) / p_paid_minor, 6);
+  if v_target > v_lot.clawed_back then
+    -- The balance falls, and money that was given back must not be taken again.
+    perform private.top_up_stop(
+      v_lot.account_id, case when p_disputed_minor > 0 then 'payment_disputed' else 'payment_refunded' end
+    );
+  end if;
   return jsonb_build_object('clawed_back', v_target) || private.credit_claw_back(
     p_lot_id, v_target,
     case
@@ -1012,7 +1018,7 @@ end
 $$;
 
 comment on function private.claw_back_share(uuid, bigint, bigint, bigint, text) is
-'Brings the credits taken back from a lot to the share of its price that was refunded or is disputed.';
+'Brings the credits taken back from a lot to the share of its price that was refunded or is disputed; what more is taken switches the automatic top-up off. The owner is locked.';
 
 create function private.purchase_apply_reversals(p_purchase_id uuid) returns jsonb
 language plpgsql volatile security definer set search_path = ''

@@ -333,6 +333,15 @@ create function private.invoice_credits(
 language plpgsql stable security definer set search_path = ''
 as $$
 begin
+  if exists (
+    select
+    from jsonb_array_elements(p_lines) as l (value)
+    inner join private.plan_prices as k
+      on k.stripe_price_id = private.stripe_id(l.value #> '{pricing,price_details,price}')
+    where lower(l.value ->> 'currency') is distinct from k.currency
+  ) then
+    perform private.fail(409, 'currency_mismatch', 'A line is in another currency than its price.');
+  end if;
   -- A line pays for as much of its price's credits as it is of its price: a whole period, the rest of one after an
   -- upgrade, or, negative, the rest of the plan before. A trial costs nothing and grants nothing.
   select
@@ -490,7 +499,7 @@ begin
     next_attempt_at = excluded.next_attempt_at, hosted_invoice_url = excluded.hosted_invoice_url,
     invoice_pdf_url = excluded.invoice_pdf_url, stripe_subscription_id = excluded.stripe_subscription_id,
     -- What was granted is what the plan gave then.
-    credits = case when i.lot_id is null then excluded.credits else i.credits end
+    credits = case when i.status = 'paid' then i.credits else excluded.credits end
   returning i.* into v_invoice;
   update public.payments as p
   set invoice_id = v_invoice.id

@@ -44,11 +44,11 @@ comment on column public.auto_top_ups.organization_id is 'The organization that 
 comment on column public.auto_top_ups.pack_id is 'The pack that is bought, at its price of the day.';
 comment on column public.auto_top_ups.threshold is 'Credits available under which it is bought.';
 comment on column public.auto_top_ups.max_per_day is 'Most automatic purchases in any 24 hours; those that were declined do not count.';
-comment on column public.auto_top_ups.is_enabled is 'Whether it is on; five declined payments in a row, or one that the owner must confirm, switch it off.';
+comment on column public.auto_top_ups.is_enabled is 'Whether it is on; five declined payments in a row, one that the owner must confirm, and money given back switch it off.';
 comment on column public.auto_top_ups.failures is 'Payments declined in a row.';
 comment on column public.auto_top_ups.paused_until is 'No payment is tried before this; null without a declined one.';
 comment on column public.auto_top_ups.last_attempt_at is 'When the last payment was begun.';
-comment on column public.auto_top_ups.last_failure_code is 'Why the last payment failed, in Stripe''s words; null once one went through.';
+comment on column public.auto_top_ups.last_failure_code is 'Why the last payment failed, in Stripe''s words, or payment_refunded or payment_disputed; null once one went through.';
 comment on column public.auto_top_ups.created_at is 'When it was first set up.';
 comment on column public.auto_top_ups.updated_at is 'When anything in the row last changed.';
 
@@ -426,6 +426,26 @@ $$;
 
 comment on function private.top_up_decline(uuid, text) is
 'An automatic purchase was declined: it has failed, its owner is told, and the next one waits longer each time. Once per purchase. The owner is locked.';
+
+create function private.top_up_stop(p_account_id uuid, p_reason text) returns void
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_top_up public.auto_top_ups;
+begin
+  update public.auto_top_ups as t
+  set is_enabled = false, last_failure_code = p_reason
+  where t.account_id = p_account_id and t.is_enabled
+  returning t.* into v_top_up;
+  perform private.notify(
+    v_top_up.user_id, v_top_up.organization_id, 'auto_top_up_stopped', jsonb_build_object('reason', p_reason),
+    private.uuid7()::text
+  );
+end
+$$;
+
+comment on function private.top_up_stop(uuid, text) is
+'Switches an automatic top-up off and tells its owner, who may switch it on again; one that is off stays as it is. The owner is locked.';
 
 create function backend.top_up_close(p_purchase_id uuid, p_code text default null) returns jsonb
 language plpgsql volatile security definer set search_path = ''

@@ -546,6 +546,59 @@ async def test_a_payment_whose_owner_must_confirm_it_waits_for_them(
     assert top_ups.shop.balance(user) == LEFT
 
 
+# Money that is given back ------------------------------------------------------------------------
+
+
+def stopped(top_ups: TopUps, user: User) -> list[dict[str, object]]:
+    return top_ups.shop.rows(
+        "select facts from private.notifications where user_id = %s"
+        " and template = 'auto_top_up_stopped'",
+        user.id,
+    )
+
+
+@pytest.mark.parametrize("what", ["refunded", "disputed"])
+async def test_what_was_given_back_is_not_charged_again(
+    top_ups: TopUps, user: User, what: str
+) -> None:
+    shop = top_ups.shop
+    account = top_ups.low(user)
+    await top_ups.buy(account)
+    (intent,) = top_ups.intents(user)
+    world = shop.stripe.world
+    charge = next(c for c in world.of_type("charge") if c["payment_intent"] == intent["id"])
+    later(top_ups)
+    if what == "refunded":
+        event = shop.event("charge.refunded", world.refund(charge["id"], PRICE))
+    else:
+        dispute = world.dispute(charge["id"], status="needs_response")
+        event = shop.event("charge.dispute.created", dispute)
+    assert shop.result(event) == "applied"
+    assert shop.balance(user) == LEFT
+    assert await top_ups.buy(account) == {"result": "none", "reason": "switched_off"}
+    row = top_ups.settings(account)
+    assert (row["is_enabled"], row["last_failure_code"]) == (False, f"payment_{what}")
+    assert stopped(top_ups, user) == [{"facts": {"reason": f"payment_{what}"}}]
+    assert len(top_ups.intents(user)) == 1
+
+
+async def test_a_dispute_that_was_won_switches_nothing_off(top_ups: TopUps, user: User) -> None:
+    shop = top_ups.shop
+    account = top_ups.low(user)
+    await top_ups.buy(account)
+    (intent,) = top_ups.intents(user)
+    world = shop.stripe.world
+    charge = next(c for c in world.of_type("charge") if c["payment_intent"] == intent["id"])
+    later(top_ups)
+    dispute = world.dispute(charge["id"], status="needs_response")
+    shop.result(shop.event("charge.dispute.created", dispute))
+    top_ups.set(user)
+    won = world.change(dispute["id"], status="won")
+    assert shop.result(shop.event("charge.dispute.closed", won)) == "applied"
+    assert shop.balance(user) == LEFT + CREDITS
+    assert top_ups.settings(account)["is_enabled"]
+
+
 # Repetitions and crashes ------------------------------------------------------------------------
 
 

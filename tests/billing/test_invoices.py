@@ -96,6 +96,23 @@ def test_an_invoice_nobody_pays_grants_nothing(
     assert subscribers.shop.balance(user) == before
 
 
+def test_a_payment_in_another_currency_than_the_price_grants_nothing(
+    subscribers: Subscribers, user: User
+) -> None:
+    """49,000 won are 29 euros, and would be seventeen months."""
+    subscriber = subscribers.silent(user)
+    subscriber.told("customer.subscription.created")
+    before = subscribers.shop.balance(user)
+    invoice = subscriber.invoice
+    for line in invoice["lines"]["data"]:
+        line |= {"amount": 49000, "currency": "krw"}
+    invoice |= {"currency": "krw", "amount_paid": 49000, "amount_due": 49000, "total": 49000}
+    event = subscribers.shop.event("invoice.paid", invoice)
+    assert subscribers.shop.deliver(event).status_code == 500
+    assert "currency_mismatch" in subscribers.shop.inbox(event)[0]["last_error"]
+    assert (subscriber.lots(), subscribers.shop.balance(user)) == ([], before)
+
+
 def test_an_invoice_of_another_customer_is_left_aside(subscribers: Subscribers, user: User) -> None:
     subscriber = subscribers.silent(user)
     invoice = subscriber.invoice | {"customer": "cus_elsewhere"}

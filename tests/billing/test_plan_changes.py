@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import httpx
@@ -236,7 +237,8 @@ def test_a_smaller_plan_waits_for_the_end_of_the_period(
     assert len(subscriber.invoices()) == 1
 
 
-def test_with_the_next_period_the_smaller_plan_begins(subscribers: Subscribers, user: User) -> None:
+def changed_down(subscribers: Subscribers, user: User) -> Subscriber:
+    """Changed from business to pro in a period that has ended since."""
     subscriber = subscribers.new(user, at=days_ago(29), plan="business")
     assert subscriber.post("change", plan="pro").status_code == 200
     # Two days later, as far as the dates go.
@@ -247,6 +249,11 @@ def test_with_the_next_period_the_smaller_plan_begins(subscribers: Subscribers, 
     subscriber.later()
     assert subscriber.told() == "applied"
     subscriber.deliver(subscriber.invoiced(invoice))
+    return subscriber
+
+
+def test_with_the_next_period_the_smaller_plan_begins(subscribers: Subscribers, user: User) -> None:
+    subscriber = changed_down(subscribers, user)
     assert subscriber.plan == "pro"
     assert [lot["amount"] for lot in subscriber.lots()] == [CREDITS["business"], CREDITS["pro"]]
 
@@ -384,6 +391,16 @@ def test_a_pause_does_not_forget_the_larger_plan_that_is_paid(
     assert subscriber.plan == "business"
 
 
+def test_a_pause_does_not_bring_back_a_larger_plan_of_a_period_before(
+    subscribers: Subscribers, user: User
+) -> None:
+    subscriber = changed_down(subscribers, user)
+    assert subscriber.post("pause").status_code == 200
+    assert (subscriber.plan, subscriber.row["paid_plan_id"]) == ("pro", None)
+    assert subscriber.post("resume").json()["kept_plan"] is None
+    assert subscriber.plan == "pro"
+
+
 def paused_for_long(subscribers: Subscribers, user: User) -> Subscriber:
     """Paused in a period that has ended since; the next one was not collected."""
     subscriber = subscribers.new(user, at=days_ago(31))
@@ -427,6 +444,19 @@ def test_a_resumption_that_is_declined_changes_nothing(
     # With a good card the same request goes through.
     subscriber.world.declining.clear()
     assert subscriber.post("resume").status_code == 200
+
+
+def test_a_resumption_that_is_asked_for_twice_charges_one_period(
+    subscribers: Subscribers, user: User
+) -> None:
+    subscriber = paused_for_long(subscribers, user)
+    before = len(subscriber.world.of_type("invoice"))
+    subscribers.shop.stripe.latency_seconds = 0.3  # both are decided before either is done
+    with ThreadPoolExecutor(2) as threads:
+        answers = list(threads.map(lambda _: subscriber.post("resume"), range(2)))
+    assert {answer.status_code for answer in answers} <= {200, 409, 503}
+    assert 200 in {answer.status_code for answer in answers}
+    assert len(subscriber.world.of_type("invoice")) == before + 1
 
 
 def test_a_trial_that_ended_without_a_card_is_resumed(subscribers: Subscribers, user: User) -> None:

@@ -140,6 +140,7 @@ def test_the_page_asks_stripe_for_what_was_ordered(subscribers: Subscribers, use
     (made,) = subscribers.shop.stripe.made("/v1/checkout/sessions")
     assert made.params["mode"] == "subscription"
     assert made.params["line_items"] == [{"quantity": "1", "price": price_id("business", "year")}]
+    assert made.params["adaptive_pricing"] == {"enabled": "false"}
     assert made.params["client_reference_id"] == page["checkout_id"]
     assert (
         made.params["subscription_data"]["metadata"]["quernel_checkout_id"] == page["checkout_id"]
