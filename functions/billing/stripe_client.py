@@ -135,11 +135,13 @@ class StripeGateway:
             currency=session.currency,
         )
 
-    async def expire_session(self, session_id: str) -> None:
+    async def expire_session(self, session_id: str) -> Reading:
         """Make sure that a session cannot be paid any more."""
         with translated("checkout.sessions.expire"):
-            await self._v1.checkout.sessions.expire_async(
-                session_id, None, {"idempotency_key": f"quernel-expire-{session_id}"}
+            return reading_of(
+                await self._v1.checkout.sessions.expire_async(
+                    session_id, None, {"idempotency_key": f"quernel-expire-{session_id}"}
+                )
             )
 
     async def read(self, object_type: str, object_id: str) -> Reading:

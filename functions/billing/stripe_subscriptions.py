@@ -18,6 +18,10 @@ UNSET: Literal[""] = ""
 """How Stripe is told to forget a value."""
 
 
+BOUNDARY_SECONDS = 600
+"""What ends so soon counts as ended: it may have by the time that Stripe does what it is told."""
+
+
 class SubscriptionGateway:
     """The calls. Each raises QuernelError and nothing else.
 
@@ -35,10 +39,11 @@ class SubscriptionGateway:
         checkout: dict[str, Json],
         *,
         customer_id: str,
-        success_url: str,
-        cancel_url: str,
     ) -> Session:
-        """The page on which a subscription is bought; repeated, the same page."""
+        """The page on which a subscription is bought; repeated, the same page.
+
+        All of it is what the checkout says, since Stripe refuses a key with other parameters.
+        """
         reference = {
             "quernel_checkout_id": checkout["id"],
             "quernel_plan": checkout["plan"],
@@ -52,8 +57,8 @@ class SubscriptionGateway:
             "line_items": [{"quantity": 1, "price": checkout["stripe_price_id"]}],
             # Paid in its price's currency, or the credits could not be counted.
             "adaptive_pricing": {"enabled": False},
-            "success_url": success_url,
-            "cancel_url": cancel_url,
+            "success_url": checkout["success_url"],
+            "cancel_url": checkout["cancel_url"],
         }
         if checkout["trial_days"]:
             params["subscription_data"]["trial_period_days"] = checkout["trial_days"]
@@ -146,7 +151,7 @@ class SubscriptionGateway:
             params["pause_collection"] = UNSET
             if not subscription["keeps_plan"]:
                 params["metadata"] = {"quernel_paid_plan": UNSET, "quernel_paid_until": UNSET}
-            if (subscription["paid_until"] or 0) <= now:
+            if (subscription["paid_until"] or 0) <= now + BOUNDARY_SECONDS:
                 params["billing_cycle_anchor"] = {"type": "now"}
                 params["proration_behavior"] = "none"
                 params["payment_behavior"] = "error_if_incomplete"

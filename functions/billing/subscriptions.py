@@ -13,6 +13,7 @@ from functions.billing.customers import require_customer
 from functions.billing.mirror import mirrored
 from functions.billing.redirects import require_allowed
 from functions.billing.stripe_client import Reading, Session, StripeGateway
+from functions.billing.stripe_errors import provider_error
 from functions.billing.stripe_prices import Price, StripePrices
 from functions.billing.stripe_subscriptions import SubscriptionGateway
 from functions.billing.subscription_schemas import (
@@ -33,6 +34,9 @@ logger = logging.getLogger(__name__)
 
 REFUSALS = ("payment_declined", "payment_provider_error")
 """Answers of Stripe after which nothing is under way any more."""
+
+UNWANTED = ("checkout_already_attached", "checkout_not_found", "plan_price_mismatch")
+"""Why a page that was just made is not shown to anybody."""
 
 Action = Literal["cancel_now", "cancel_at_period_end", "resume", "pause"]
 
@@ -74,9 +78,11 @@ class SubscriptionService:
             p_organization=request.organization,
             p_currency=request.currency,
             p_idempotency_key=idempotency_key,
+            p_success_url=request.success_url,
+            p_cancel_url=request.cancel_url,
         )
-        if checkout.get("superseded_session_id") is not None:
-            await self._end_page(checkout["superseded_session_id"])
+        for session_id in checkout["superseded_session_ids"]:
+            await self._end_page(session_id)
         if checkout["checkout_session_id"] is None:
             await self._require_price(checkout["stripe_price_id"], checkout)
             session = await self._subscriptions.create_session(
@@ -84,8 +90,6 @@ class SubscriptionService:
                 customer_id=await require_customer(
                     self._database, self._gateway, user_id, checkout["organization_id"]
                 ),
-                success_url=request.success_url,
-                cancel_url=request.cancel_url,
             )
             checkout = await self._attach(checkout["id"], session)
         return SubscriptionCheckout.model_validate(
@@ -122,6 +126,7 @@ class SubscriptionService:
         except QuernelError as error:
             if error.code == "plan_price_mismatch":
                 log_event(logger, logging.ERROR, "plan price mismatch", checkout_id=checkout_id)
+            if error.code in UNWANTED:
                 # Nobody has its address yet; unused it would end by itself, only later.
                 with suppress(QuernelError):
                     await self._gateway.expire_session(session.id)
@@ -129,21 +134,31 @@ class SubscriptionService:
         return attached
 
     async def _end_page(self, session_id: str) -> None:
-        """Make sure that the page of another offer buys nothing. Raises already_subscribed."""
-        try:
-            await self._gateway.expire_session(session_id)
-        except QuernelError as error:
-            if error.code != "payment_provider_error":
-                raise
-            session = await self._gateway.read("checkout.session", session_id)
-            if session.state["status"] == "complete":
-                # It was used meanwhile; its event is on the way.
+        """Make sure that the page of another offer buys nothing. Raises already_subscribed.
+
+        What Stripe answers is applied: a page that was ended is not ended again, and one that could
+        not be is with the next request.
+        """
+
+        async def end() -> Reading:
+            try:
+                return await self._gateway.expire_session(session_id)
+            except QuernelError as error:
+                if error.code != "payment_provider_error":
+                    raise
+                return await self._gateway.read("checkout.session", session_id)
+
+        session = await mirrored(self._database, "checkout.session", session_id, end)
+        match session["status"]:
+            case "complete":  # it was used meanwhile
                 raise QuernelError(
                     "already_subscribed",
                     409,
                     "There is a subscription already; change that one.",
                     {"remedy": "change_subscription"},
-                ) from None
+                )
+            case "open":
+                raise provider_error()
 
     async def change(
         self, user_id: UUID, subscription_id: UUID, request: ChangeRequest

@@ -595,6 +595,22 @@ create function private.keep_plan_prices() returns trigger
 language plpgsql security definer set search_path = ''
 as $$
 begin
+  if exists (
+    select
+    from private.plan_prices as k
+    inner join (
+      values
+      (new.stripe_price_id_monthly, 'month', new.price_monthly_minor),
+      (new.stripe_price_id_yearly, 'year', new.price_yearly_minor)
+    ) as p (price_id, billing_interval, amount_minor) on p.price_id = k.stripe_price_id
+    where (k.plan_id, k.billing_interval) = (new.id, p.billing_interval)
+      and (k.amount_minor, k.currency) is distinct from (p.amount_minor, new.currency)
+      and exists (select from public.subscriptions as s where s.stripe_price_id = k.stripe_price_id)
+  ) then
+    -- A price at Stripe keeps its amount for good, and what was paid is counted by it.
+    perform private.fail(409, 'plan_price_in_use',
+      'Somebody pays this price at Stripe, whose amount never changes: make a new price and name it with the new amount.');
+  end if;
   insert into private.plan_prices as k (stripe_price_id, plan_id, billing_interval, amount_minor, currency)
   select p.price_id, new.id, p.billing_interval, p.amount_minor, new.currency
   from (
@@ -617,7 +633,7 @@ begin
 end
 $$;
 
-comment on function private.keep_plan_prices() is 'Trigger: remembers every price a plan had; 409 plan_price_in_use when another plan has or had it.';
+comment on function private.keep_plan_prices() is 'Trigger: remembers every price a plan had; 409 plan_price_in_use when another plan has or had it, or when a price that is being paid would get another amount or currency.';
 
 create trigger plans_keep_their_prices
 after insert
@@ -653,18 +669,27 @@ create function private.plan_of(p_user_id uuid, p_organization_id uuid) returns 
 language plpgsql stable security definer set search_path = ''
 as $$
 declare
+  v_has record;
   v_plan public.plans;
 begin
   if p_organization_id is not null then
-    select pl.* into v_plan
+    select pl as plan, o.plan_expires_at <= now() as is_over into v_has
     from public.organizations as o
     inner join public.plans as pl on pl.id = o.plan_id
-    where o.id = p_organization_id and (o.plan_expires_at is null or o.plan_expires_at > now());
+    where o.id = p_organization_id;
   else
-    select pl.* into v_plan
+    select pl as plan, p.plan_expires_at <= now() as is_over into v_has
     from public.profiles as p
     inner join public.plans as pl on pl.id = p.plan_id
-    where p.id = p_user_id and (p.plan_expires_at is null or p.plan_expires_at > now());
+    where p.id = p_user_id;
+  end if;
+  if v_has.is_over then
+    -- The sweep has not come by yet. Behind a larger plan that was kept there may be another that is paid for.
+    select pl.* into v_plan
+    from private.best_entitlement(p_user_id, p_organization_id) as e
+    inner join public.plans as pl on pl.id = e.plan_id;
+  else
+    v_plan := v_has.plan;
   end if;
   if v_plan.id is null then
     select pl.* into strict v_plan from public.plans as pl where pl.slug = 'free';
@@ -674,7 +699,7 @@ end
 $$;
 
 comment on function private.plan_of(uuid, uuid) is
-'The payer''s plan: the organization''s when one is given, else the user''s; free when there is none or it has expired.';
+'The payer''s plan: the organization''s when one is given, else the user''s; once it has expired what their subscriptions give, else free.';
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- Checkout

@@ -50,7 +50,6 @@ create table public.invoices (
   constraint an_invoice_has_at_most_one_owner check (num_nonnulls(user_id, organization_id) <= 1),
   constraint status_is_known check (status in ('draft', 'open', 'paid', 'uncollectible', 'void')),
   constraint items_are_a_list check (jsonb_typeof(items) = 'array'),
-  constraint tax_is_not_negative check (tax_minor >= 0),
   constraint amounts_are_not_negative
   check (least(amount_due_minor, amount_paid_minor, amount_remaining_minor, attempt_count) >= 0),
   constraint currency_is_lower_case_iso_4217 check (currency ~ '^[a-z]{3}$'),
@@ -73,7 +72,7 @@ comment on column public.invoices.status is 'draft, open (sent, not paid), paid,
 comment on column public.invoices.billing_reason is 'Why it was made, in Stripe''s words: subscription_create, subscription_cycle, subscription_update ...';
 comment on column public.invoices.items is 'Its lines: id, description, quantity, unit_price_minor, amount_minor, type, period_start, period_end.';
 comment on column public.invoices.subtotal_minor is 'Before discounts and tax, in minor units. Negative when more is credited than billed.';
-comment on column public.invoices.tax_minor is 'Tax, in minor units.';
+comment on column public.invoices.tax_minor is 'Tax, in minor units. Negative when more is credited than billed.';
 comment on column public.invoices.total_minor is 'After discounts and tax, in minor units.';
 comment on column public.invoices.amount_due_minor is 'What was asked for, in minor units, after the customer''s balance.';
 comment on column public.invoices.amount_paid_minor is 'What was paid, in minor units.';
@@ -352,6 +351,8 @@ begin
     case
       when not bool_or(p.credits_roll_over) filter (where (l.value ->> 'amount')::numeric > 0)
         then max(to_timestamp((l.value #>> '{period,end}')::bigint)) filter (where (l.value ->> 'amount')::numeric > 0)
+          -- As long as the plan itself: Stripe charges a renewal an hour after the period has begun, or later.
+          + make_interval(days => private.setting('renewal_grace_days')::integer)
     end
   into credits, expires_at
   from jsonb_array_elements(p_lines) as l (value)
@@ -362,7 +363,24 @@ end
 $$;
 
 comment on function private.invoice_credits(jsonb) is
-'Credits that the lines of an invoice pay for, and when they expire: with the last period they pay for, or never.';
+'Credits that the lines of an invoice pay for, and when they expire: renewal_grace_days after the last period they pay for, or never. 409 currency_mismatch for a line in another currency than its price.';
+
+create function private.invoice_prices_are_known(p_lines jsonb) returns boolean
+language plpgsql stable security definer set search_path = ''
+as $$
+begin
+  -- Something else that is billed beside a plan has a price of no plan.
+  return (
+    select coalesce(bool_or(k.stripe_price_id is not null), true)
+    from jsonb_array_elements(p_lines) as l (value)
+    left join private.plan_prices as k on k.stripe_price_id = private.stripe_id(l.value #> '{pricing,price_details,price}')
+    where (l.value ->> 'amount')::numeric > 0 and l.value #>> '{parent,type}' = 'subscription_item_details'
+  );
+end
+$$;
+
+comment on function private.invoice_prices_are_known(jsonb) is
+'Whether a plan has or had the price of one of the lines that bill a subscription; true where none bills anything.';
 
 create function private.invoice_apply_reversals(p_stripe_invoice_id text) returns jsonb
 language plpgsql volatile security definer set search_path = ''
@@ -464,6 +482,12 @@ begin
     delete from public.invoices as i where i.stripe_invoice_id = v_id and i.status = 'draft';
     return jsonb_build_object('deleted', v_id);
   end if;
+  if v_subscription_id is not null
+     and p_invoice #>> '{parent,subscription_details,metadata,quernel_checkout_id}' is not null
+     and not private.invoice_prices_are_known(p_invoice #> '{lines,data}') then
+    perform private.fail(409, 'plan_price_unknown', 'No plan has or had the price of this invoice.',
+      jsonb_build_object('invoice_id', v_id));
+  end if;
   v_due := private.invoice_credits(case when v_subscription_id is not null then p_invoice #> '{lines,data}' end);
 
   insert into public.invoices as i (
@@ -498,7 +522,7 @@ begin
     due_at = excluded.due_at, paid_at = excluded.paid_at, attempt_count = excluded.attempt_count,
     next_attempt_at = excluded.next_attempt_at, hosted_invoice_url = excluded.hosted_invoice_url,
     invoice_pdf_url = excluded.invoice_pdf_url, stripe_subscription_id = excluded.stripe_subscription_id,
-    -- What was granted is what the plan gave then.
+    -- What was granted is what the plan gave when it was paid, nothing included.
     credits = case when i.status = 'paid' then i.credits else excluded.credits end
   returning i.* into v_invoice;
   update public.payments as p

@@ -41,6 +41,18 @@ def test_tax_is_the_sum_of_its_parts(subscribers: Subscribers, user: User) -> No
     assert (row["subtotal_minor"], row["tax_minor"], row["total_minor"]) == (2900, 563, 3463)
 
 
+def test_more_tax_may_be_given_back_than_is_owed(subscribers: Subscribers, user: User) -> None:
+    """As when a larger plan's rest is credited: the whole invoice is negative."""
+    subscriber = subscribers.new(user)
+    taxes = [{"amount": -551, "tax_behavior": "exclusive"}]
+    invoice = subscriber.world.renew(subscriber.id)
+    invoice |= {"total_taxes": taxes, "subtotal": -2900, "total": -3451}
+    invoice |= {"amount_due": 0, "amount_paid": 0, "amount_remaining": 0, "status": "draft"}
+    assert subscribers.shop.result(subscribers.shop.event("invoice.created", invoice)) == "applied"
+    row = subscriber.invoices()[-1]
+    assert (row["subtotal_minor"], row["tax_minor"], row["total_minor"]) == (-2900, -551, -3451)
+
+
 def test_an_invoice_to_be_paid_by_hand_has_its_date(subscribers: Subscribers, user: User) -> None:
     subscriber = subscribers.new(user)
     due = subscriber.invoice["created"] + 14 * 24 * 3600

@@ -282,6 +282,54 @@ def test_while_a_smaller_plan_waits_nothing_larger_is_bought(
     assert answer.json()["plan"] == "business"
 
 
+def test_a_larger_plan_that_is_about_to_end_is_not_taken_back(
+    subscribers: Subscribers, user: User
+) -> None:
+    """Carried out a minute later, it would be the next period's plan for nothing."""
+    subscriber = subscribers.new(user, at=days_ago(30) + 900, plan="business")
+    assert subscriber.post("change", plan="pro").status_code == 200
+    paid_until = str(days_ago(0) + 300)
+    metadata = subscriber.state["metadata"] | {"quernel_paid_until": paid_until}
+    subscriber.world.change(subscriber.id, metadata=metadata)
+    subscriber.later()
+    subscriber.told()
+    answer = subscriber.post("change", plan="business")
+    assert refusal(answer) == (409, "change_pending")
+    assert subscriber.state["items"]["data"][0]["price"]["id"] == price_id("pro")
+
+
+def test_a_smaller_plan_is_not_chosen_in_the_last_minutes_of_a_period(
+    subscribers: Subscribers, user: User
+) -> None:
+    """Carried out a minute later, the larger one would be paid once more and not be had."""
+    subscriber = subscribers.new(user, at=days_ago(30) + 300, plan="business")
+    answer = subscriber.post("change", plan="pro")
+    assert refusal(answer) == (409, "change_pending")
+    assert (subscriber.plan, posted(subscriber)) == ("business", [])
+
+
+@pytest.mark.parametrize("order", [3, 9])
+def test_a_cheaper_plan_is_a_smaller_one_wherever_it_stands_in_the_list(
+    subscribers: Subscribers, user: User, order: int
+) -> None:
+    """As an upgrade it would give money back for credits that were had."""
+    subscriber = subscribers.new(user, plan="business")
+    cheaper = own_plan(subscribers.shop, sort_order=order)
+    answer = subscriber.post("change", plan=cheaper)
+    assert (answer.status_code, answer.json()["kept_plan"]) == (200, "business")
+    assert min(i["total"] for i in subscriber.world.of_type("invoice")) >= 0
+    assert len(subscriber.invoices()) == 1
+
+
+def test_a_year_that_costs_less_than_the_month_is_no_larger_plan(
+    subscribers: Subscribers, user: User
+) -> None:
+    subscriber = subscribers.new(user, plan="business")
+    cheaper = own_plan(subscribers.shop, sort_order=3, price_yearly_minor=5000)
+    answer = subscriber.post("change", plan=cheaper, interval="year")
+    assert refusal(answer) == (409, "interval_not_changeable")
+
+
 def test_credits_that_were_spent_are_not_paid_back_by_changing_down(
     subscribers: Subscribers, user: User
 ) -> None:
@@ -296,12 +344,36 @@ def test_credits_that_were_spent_are_not_paid_back_by_changing_down(
 # Trials -----------------------------------------------------------------------------------------
 
 
+def test_in_a_trial_a_plan_without_one_is_not_to_be_had(
+    subscribers: Subscribers, user: User
+) -> None:
+    slug = own_plan(subscribers.shop, trial_days=14, sort_order=2)
+    subscriber = subscribers.new(user, plan=slug)
+    answer = subscriber.post("change", plan="business")
+    assert refusal(answer) == (409, "plan_without_trial")
+    assert (subscriber.plan, posted(subscriber)) == (slug, [])
+
+
+def test_in_a_trial_that_is_about_to_end_nothing_is_replaced(
+    subscribers: Subscribers, user: User
+) -> None:
+    """Carried out a minute later, it would be the paid period's plan for nothing."""
+    slug = own_plan(subscribers.shop, trial_days=14, sort_order=2)
+    larger = own_plan(subscribers.shop, trial_days=14, sort_order=3, price_monthly_minor=9000)
+    subscriber = subscribers.new(user, plan=slug, at=days_ago(14) + 300)
+    answer = subscriber.post("change", plan=larger)
+    assert refusal(answer) == (409, "change_pending")
+    assert (subscriber.plan, posted(subscriber)) == (slug, [])
+
+
 def test_in_a_trial_the_plan_is_replaced(subscribers: Subscribers, user: User) -> None:
     slug = own_plan(subscribers.shop, trial_days=14, sort_order=3)
+    other = own_plan(subscribers.shop, trial_days=7, sort_order=2)
     subscriber = subscribers.new(user, plan=slug)
-    assert subscriber.post("change", plan="pro").status_code == 200
-    assert (subscriber.row["status"], subscriber.plan) == ("trialing", "pro")
-    assert subscriber.lots() == []
+    end = subscriber.row["trial_end"]
+    assert subscriber.post("change", plan=other).status_code == 200
+    assert (subscriber.row["status"], subscriber.plan) == ("trialing", other)
+    assert (subscriber.row["trial_end"], subscriber.lots()) == (end, [])
 
 
 # Canceling --------------------------------------------------------------------------------------
@@ -419,6 +491,33 @@ def test_in_a_pause_nothing_is_had_beyond_what_was_paid(
     subscriber = paused_for_long(subscribers, user)
     assert (subscriber.row["status"], subscriber.plan) == ("active", "free")
     assert len(subscriber.lots()) == 1
+
+
+def test_what_is_not_paid_yet_is_not_kept_by_pausing(subscribers: Subscribers, user: User) -> None:
+    """The period has begun, and Stripe collects it in an hour."""
+    subscriber = subscribers.new(user, at=days_ago(31))
+    draft = subscriber.world.renew(subscriber.id) | {"status": "draft", "number": None}
+    subscriber.later()
+    assert subscriber.told() == "applied"
+    assert refusal(subscriber.post("pause")) == (409, "subscription_not_changeable")
+    subscribers.shop.result(subscribers.shop.event("invoice.created", draft))
+    assert refusal(subscriber.post("pause")) == (409, "subscription_not_changeable")
+    assert posted(subscriber) == []
+    subscriber.deliver(subscriber.invoiced())
+    assert subscriber.post("pause").status_code == 200
+
+
+def test_a_pause_that_ends_within_minutes_begins_a_new_period(
+    subscribers: Subscribers, user: User
+) -> None:
+    """Carried out a minute later, it would be the next period for nothing."""
+    subscriber = subscribers.new(user, at=days_ago(30) + 300)
+    subscriber.post("pause")
+    assert subscriber.post("resume").status_code == 200
+    invoice = subscriber.world.of_type("invoice")[-1]
+    assert invoice["billing_reason"] == "subscription_update"
+    (update,) = subscribers.shop.stripe.made(f"/v1/subscriptions/{subscriber.id}")[1:]
+    assert update.params["billing_cycle_anchor"] == {"type": "now"}
 
 
 def test_after_a_long_pause_a_new_period_is_charged(subscribers: Subscribers, user: User) -> None:

@@ -24,7 +24,7 @@ from local.stripe_double import RETRY_AFTER_SECONDS
 from local.stripe_world import now
 from tests.billing.shop import CREDITS as PACK_CREDITS
 from tests.billing.shop import PRICE, Shop
-from tests.billing.subscribers import CREDITS, Subscribers, days_ago
+from tests.billing.subscribers import CREDITS, Subscribers, days_ago, own_plan
 from tests.conftest import User
 from tests.support.reconciliation import alone
 
@@ -307,6 +307,17 @@ async def test_credits_that_were_not_taken_back_are(books: Books, user: User) ->
     report = await books.reconcile()
     assert {f["finding"] for f in report["findings"]} == {"unapplied"}
     assert books.shop.balance(user) == before
+
+
+async def test_a_plan_that_grants_more_now_grants_nothing_for_invoices_of_before(
+    books: Books, subscribers: Subscribers, user: User
+) -> None:
+    slug = own_plan(books.shop, credits_per_month=0, sort_order=3)
+    subscriber = subscribers.new(user, at=days_ago(2), plan=slug)
+    books.shop.rows("update public.plans set credits_per_month = 1000 where slug = %s", slug)
+    report = await books.reconcile(100)
+    assert "invoice" not in {kind for kind, *_ in told(report)}
+    assert subscriber.lots() == []
 
 
 async def test_what_cannot_be_repaired_is_reported_and_stops_nothing(

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests.billing.shop import ORIGIN
 from tests.billing.subscribers import CREDITS, Subscribers, own_plan, price_id
 from tests.billing.test_checkout import make_organization
 from tests.conftest import NewUser, User
@@ -128,6 +129,35 @@ def test_a_price_of_nothing_cannot_be_set(subscribers: Subscribers) -> None:
         own_plan(subscribers.shop, price_monthly_minor=0)
 
 
+@pytest.mark.parametrize("change", ["price_monthly_minor = 2000", "currency = 'usd'"])
+def test_a_price_that_is_being_paid_keeps_its_amount(
+    subscribers: Subscribers, user: User, change: str
+) -> None:
+    """Stripe's never changes, and credits are counted by it."""
+    slug = own_plan(subscribers.shop)
+    subscribers.shop.rows(
+        "update public.plans set price_monthly_minor = 1100 where slug = %s", slug
+    )
+    subscribers.shop.rows(
+        "update public.plans set price_monthly_minor = 1000 where slug = %s", slug
+    )
+    subscriber = subscribers.new(user, plan=slug)
+    with pytest.raises(Exception, match="plan_price_in_use"):
+        subscribers.shop.rows(
+            f"update public.plans set {change} where slug = %s",  # noqa: S608 - ours
+            slug,
+        )
+    subscribers.shop.rows(
+        "update public.plans set price_monthly_minor = 2000, stripe_price_id_monthly = %s"
+        " where slug = %s",
+        f"price_{uuid.uuid4().hex}",
+        slug,
+    )
+    assert subscriber.row["amount_minor"] == 1000
+    subscriber.deliver(subscriber.invoiced(subscriber.world.renew(subscriber.id)))
+    assert [lot["amount"] for lot in subscriber.lots()] == [1000, 1000]
+
+
 def test_a_price_belongs_to_one_plan(subscribers: Subscribers) -> None:
     with pytest.raises(Exception, match="one plan"):
         own_plan(subscribers.shop, stripe_price_id_monthly=price_id("pro"))
@@ -223,6 +253,68 @@ def test_another_offer_ends_the_page_before(subscribers: Subscribers, user: User
     assert subscribers.shop.stripe.world.get(first)["status"] == "expired"
 
 
+def test_a_page_that_could_not_be_ended_is_with_the_next_request(
+    subscribers: Subscribers, user: User
+) -> None:
+    first = subscribers.session_of(subscribers.request(user))
+    subscribers.shop.stripe.failures[:] = [503] * 3  # the SDK repeats twice
+    assert subscribers.request(user, plan="business").status_code == 503
+    assert subscribers.shop.stripe.world.get(first)["status"] == "open"
+    second = subscribers.session_of(subscribers.request(user, plan="business"))
+    assert subscribers.shop.stripe.world.get(first)["status"] == "expired"
+    assert subscribers.shop.stripe.world.get(second)["status"] == "open"
+    # What Stripe answered is known: it is not asked again.
+    subscribers.shop.stripe.requests.clear()
+    assert subscribers.session_of(subscribers.request(user, plan="business")) == second
+    assert subscribers.shop.stripe.requests == []
+
+
+def test_three_offers_leave_one_page_to_buy_on(subscribers: Subscribers, user: User) -> None:
+    pages = [
+        subscribers.session_of(subscribers.request(user, plan=plan, interval=interval))
+        for plan, interval in (("pro", "month"), ("business", "month"), ("pro", "year"))
+    ]
+    world = subscribers.shop.stripe.world
+    assert [world.get(page)["status"] for page in pages] == ["expired", "expired", "open"]
+
+
+def test_a_page_is_made_again_with_the_addresses_it_was_begun_with(
+    subscribers: Subscribers, user: User
+) -> None:
+    """Stripe refuses a key with other parameters, for a day."""
+    subscribers.shop.stripe.latency_seconds = 0.3  # both begin before either has a page
+    with ThreadPoolExecutor(2) as threads:
+        first, second = threads.map(
+            lambda path: subscribers.request(user, success_url=f"{ORIGIN}/{path}"), ("a", "b")
+        )
+    assert (first.status_code, second.status_code) == (200, 200)
+    assert first.json()["url"] == second.json()["url"]
+
+
+def test_a_subscription_that_was_just_bought_is_not_bought_again(
+    subscribers: Subscribers, user: User
+) -> None:
+    """Its page has told of it, and its own event is on the way."""
+    slug = own_plan(subscribers.shop, trial_days=14)
+    session = subscribers.session_of(subscribers.request(user, plan=slug))
+    done = subscribers.shop.stripe.world.subscribe(session)
+    event = subscribers.shop.event("checkout.session.completed", done)
+    assert subscribers.shop.result(event) == "applied"
+    answer = subscribers.request(user, plan=slug)
+    assert (answer.status_code, answer.json()["code"]) == (409, "already_subscribed")
+    # Never heard of again, it is no reason to sell nothing; a second trial it is not.
+    subscribers.shop.rows("alter table private.subscription_checkouts disable trigger user")
+    try:
+        subscribers.shop.rows(
+            "update private.subscription_checkouts set updated_at = now() - interval '25 hours'"
+            " where stripe_checkout_session_id = %s",
+            session,
+        )
+    finally:
+        subscribers.shop.rows("alter table private.subscription_checkouts enable trigger user")
+    assert subscribers.request(user, plan=slug).json()["trial_days"] == 0
+
+
 def test_a_page_that_was_used_meanwhile_is_not_followed_by_another(
     subscribers: Subscribers, user: User
 ) -> None:
@@ -267,6 +359,34 @@ def test_the_first_subscription_has_a_trial_and_the_second_has_none(
     subscriber.told("customer.subscription.deleted")
     assert subscriber.plan == "free"
     assert subscribers.request(user, plan=slug).json()["trial_days"] == 0
+
+
+def organization_of(user: User) -> str:
+    slug = f"org-{uuid.uuid4().hex[:12]}"
+    user.client.rpc("create_organization", {"p_name": "Ours", "p_slug": slug}).execute()
+    return slug
+
+
+def test_there_is_no_second_trial_through_an_organization(
+    subscribers: Subscribers, user: User, new_user: NewUser
+) -> None:
+    slug = own_plan(subscribers.shop, trial_days=14)
+    assert subscribers.new(user, plan=slug).row["status"] == "trialing"
+    answer = subscribers.request(user, plan=slug, organization=organization_of(user))
+    assert answer.json()["trial_days"] == 0
+    other = new_user()
+    answer = subscribers.request(other, plan=slug, organization=organization_of(other))
+    assert answer.json()["trial_days"] == 14
+
+
+def test_several_pages_with_a_trial_are_not_to_be_had_at_once(
+    subscribers: Subscribers, user: User
+) -> None:
+    slug = own_plan(subscribers.shop, trial_days=14)
+    assert subscribers.request(user, plan=slug).json()["trial_days"] == 14
+    answer = subscribers.request(user, plan=slug, organization=organization_of(user))
+    assert answer.json()["trial_days"] == 0
+    assert subscribers.request(user, plan=slug).json()["trial_days"] == 14  # the same page
 
 
 def test_an_admin_subscribes_their_organization(subscribers: Subscribers, user: User) -> None:
