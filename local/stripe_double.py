@@ -295,6 +295,8 @@ class StripeDouble:
 
     def _subscription(self, method: str, resource: str, params: dict[str, Any]) -> Response:
         if method == "DELETE":
+            if self.world.objects.get(resource, {}).get("status") == "canceled":
+                return _missing("subscription", 404)
             return _answered(partial(self.world.end, resource))
         if resource.endswith("/resume"):
             return _answered(partial(self.world.unpause, resource.removesuffix("/resume")))

@@ -10,7 +10,7 @@ from typing import Literal
 from uuid import UUID, uuid4
 
 from functions.billing.customers import require_customer
-from functions.billing.mirror import mirrored
+from functions.billing.mirror import ended_session, mirrored
 from functions.billing.redirects import require_allowed
 from functions.billing.stripe_client import Reading, Session, StripeGateway
 from functions.billing.stripe_errors import provider_error
@@ -139,16 +139,7 @@ class SubscriptionService:
         What Stripe answers is applied: a page that was ended is not ended again, and one that could
         not be is with the next request.
         """
-
-        async def end() -> Reading:
-            try:
-                return await self._gateway.expire_session(session_id)
-            except QuernelError as error:
-                if error.code != "payment_provider_error":
-                    raise
-                return await self._gateway.read("checkout.session", session_id)
-
-        session = await mirrored(self._database, "checkout.session", session_id, end)
+        session = await ended_session(self._database, self._gateway, session_id)
         match session["status"]:
             case "complete":  # it was used meanwhile
                 raise QuernelError(

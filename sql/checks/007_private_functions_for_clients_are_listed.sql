@@ -12,8 +12,8 @@ where p.pronamespace = 'private'::regnamespace
     'active_user_id', 'my_organization_ids', 'my_admin_organization_ids', 'my_statement_account_ids',
     -- Functions in public wrap these.
     'accept_invitation', 'api_key_usage', 'change_member_role', 'create_api_key', 'create_organization',
-    'invite_member', 'leave_organization', 'my_credit_balance', 'my_credit_statement', 'organization_people',
-    'remove_member', 'revoke_api_key', 'revoke_invitation', 'rotate_api_key', 'set_member_budget',
-    'set_my_auto_top_up', 'set_my_low_balance_threshold', 'set_my_monthly_budget', 'update_api_key',
-    'update_organization'
+    'invite_member', 'leave_organization', 'my_credit_balance', 'my_credit_statement',
+    'my_organization_customer_id', 'organization_people', 'remove_member', 'revoke_api_key', 'revoke_invitation',
+    'rotate_api_key', 'set_member_budget', 'set_my_auto_top_up', 'set_my_low_balance_threshold',
+    'set_my_monthly_budget', 'update_api_key', 'update_organization'
   );

@@ -186,17 +186,13 @@ alter table public.organizations
 add column plan_id uuid references public.plans (id),
 add column plan_started_at timestamptz,
 add column plan_expires_at timestamptz,
-add column stripe_customer_id text,
 add constraint plan_ends_after_it_starts check (plan_expires_at > plan_started_at);
 
 comment on column public.organizations.plan_id is 'The plan the organization has; null for the free one.';
 comment on column public.organizations.plan_started_at is 'When the plan began.';
 comment on column public.organizations.plan_expires_at is 'When the plan falls back to free; null while it runs on.';
-comment on column public.organizations.stripe_customer_id is 'The customer at Stripe; null before the first checkout.';
 
 create index organizations_by_plan on public.organizations (plan_id) where plan_id is not null;
-create unique index organizations_have_one_stripe_customer
-on public.organizations (stripe_customer_id) where stripe_customer_id is not null;
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- Credit packs and their purchase
@@ -253,6 +249,7 @@ create table public.credit_purchases (
   bought_by uuid references public.profiles (id) on delete set null,
   account_id uuid not null references public.credit_accounts (id),
   pack_id uuid not null references public.credit_packs (id),
+  pack_name text not null,
   credits numeric(20, 6) not null,
   price_minor bigint not null,
   currency text not null,
@@ -296,6 +293,7 @@ comment on column public.credit_purchases.organization_id is 'The organization t
 comment on column public.credit_purchases.bought_by is 'Who started the checkout; null once erased.';
 comment on column public.credit_purchases.account_id is 'The credit account that receives the credits.';
 comment on column public.credit_purchases.pack_id is 'The pack that was bought.';
+comment on column public.credit_purchases.pack_name is 'Name of the pack when it began: what Stripe is told is the same for every attempt.';
 comment on column public.credit_purchases.credits is 'Credits it grants, as the pack said when the checkout began.';
 comment on column public.credit_purchases.price_minor is 'What must be paid, in minor units, as the pack said when the checkout began.';
 comment on column public.credit_purchases.currency is 'Currency of the price, lower-case ISO 4217.';
@@ -356,7 +354,7 @@ comment on column private.stripe_customers.organization_id is 'The organization 
 comment on column private.stripe_customers.account_id is 'Credit account of the owner; stays when the owner is erased.';
 comment on column private.stripe_customers.customer_id is 'Its id at Stripe; null while it is being created.';
 comment on column private.stripe_customers.default_payment_method_id is 'The payment method at Stripe that the customer chose for invoices; null for none.';
-comment on column private.stripe_customers.email is 'Address it is created with, the same for every attempt; null once it exists.';
+comment on column private.stripe_customers.email is 'Verified address it is created with, the same for every attempt; null for none, and once it exists.';
 comment on column private.stripe_customers.name is 'Name it is created with, the same for every attempt; null once it exists.';
 comment on column private.stripe_customers.created_at is 'When the first checkout claimed it.';
 comment on column private.stripe_customers.attached_at is 'When its id at Stripe became known.';
@@ -702,6 +700,56 @@ comment on function private.plan_of(uuid, uuid) is
 'The payer''s plan: the organization''s when one is given, else the user''s; once it has expired what their subscriptions give, else free.';
 
 -- ---------------------------------------------------------------------------------------------------------------
+-- How often somebody may ask for what makes us ask Stripe
+-- ---------------------------------------------------------------------------------------------------------------
+
+insert into private.settings (name, value, description) values
+(
+  'billing_requests_per_minute', '30',
+  'Checkouts, portals and changes of subscriptions that a person may ask for per minute; a minute''s worth at once.'
+);
+
+create unlogged table private.billing_rates (
+  user_id uuid primary key references public.profiles (id) on delete cascade,
+  next_at timestamptz not null
+);
+
+comment on table private.billing_rates is 'How far each person is into the limit of billing requests. Unlogged: after a crash of the database everybody begins anew.';
+comment on column private.billing_rates.user_id is 'Who asks, for themselves or for an organization.';
+comment on column private.billing_rates.next_at is 'When what was used will have been given back (private.gcra).';
+
+alter table private.billing_rates enable row level security;
+
+create function backend.billing_request(p_user_id uuid) returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_is_active boolean;
+  v_next_at timestamptz;
+  v_rate record;
+begin
+  select p.is_active into v_is_active from public.profiles as p where p.id = p_user_id for key share;
+  if v_is_active is not true then
+    perform private.fail(403, 'account_suspended', 'This account is suspended.');
+  end if;
+  insert into private.billing_rates (user_id, next_at) values (p_user_id, now()) on conflict do nothing;
+  select r.next_at into strict v_next_at from private.billing_rates as r where r.user_id = p_user_id for update;
+  v_rate := private.gcra(
+    v_next_at, clock_timestamp(), private.setting('billing_requests_per_minute')::integer, interval '1 minute', 1
+  );
+  if v_rate.retry_after is not null then
+    perform private.fail(429, 'rate_limited', 'Too many requests; wait a little.', jsonb_build_object(
+      'limit_source', 'billing_requests_per_minute', 'retry_after', ceil(v_rate.retry_after)));
+  end if;
+  update private.billing_rates as r set next_at = v_rate.next_at where r.user_id = p_user_id;
+  return jsonb_build_object('remaining', v_rate.remaining);
+end
+$$;
+
+comment on function backend.billing_request(uuid) is
+'Counts a request of a person that will ask Stripe something; 429 rate_limited beyond billing_requests_per_minute, 403 account_suspended.';
+
+-- ---------------------------------------------------------------------------------------------------------------
 -- Checkout
 -- ---------------------------------------------------------------------------------------------------------------
 
@@ -736,7 +784,7 @@ as $$
     'created_at', p_purchase.created_at,
     'pack', (
       select jsonb_build_object(
-        'slug', k.slug, 'name', k.name, 'description', k.description, 'stripe_price_id', k.stripe_price_id
+        'slug', k.slug, 'name', p_purchase.pack_name, 'description', k.description, 'stripe_price_id', k.stripe_price_id
       )
       from public.credit_packs as k where k.id = p_purchase.pack_id
     )
@@ -784,12 +832,12 @@ begin
     where c.bought_by = p_user_id and c.idempotency_key = p_idempotency_key and c.status in ('failed', 'expired');
   end if;
   insert into public.credit_purchases (
-    user_id, organization_id, bought_by, account_id, pack_id, credits, price_minor, currency, valid_days,
+    user_id, organization_id, bought_by, account_id, pack_id, pack_name, credits, price_minor, currency, valid_days,
     idempotency_key
   ) values (
     case when v_organization_id is null then p_user_id end, v_organization_id, p_user_id,
-    private.account_id(p_user_id, v_organization_id), v_pack.id, v_pack.credits, v_pack.price_minor, v_pack.currency,
-    v_pack.valid_days, p_idempotency_key
+    private.account_id(p_user_id, v_organization_id), v_pack.id, v_pack.name, v_pack.credits, v_pack.price_minor,
+    v_pack.currency, v_pack.valid_days, p_idempotency_key
   )
   on conflict (bought_by, idempotency_key) do nothing
   returning * into v_purchase;
@@ -818,7 +866,9 @@ begin
   -- Twice at most: the customer that was in the way may be deleted while we wait for its row.
   for v_try in 1..2 loop
     insert into private.stripe_customers (user_id, organization_id, account_id, email, name)
-    select case when p_organization_id is null then p.id end, o.id, a.id, p.email, coalesce(o.name, p.full_name)
+    select case when p_organization_id is null then p.id end, o.id, a.id,
+      -- Invoices are sent there: an address that nobody has confirmed is somebody else's.
+      case when p.email_verified_at is not null then p.email end, coalesce(o.name, p.full_name)
     from public.profiles as p
     left join public.organizations as o on o.id = p_organization_id
     inner join public.credit_accounts as a
@@ -851,6 +901,30 @@ $$;
 comment on function backend.customer_claim(uuid, uuid) is
 'The Stripe customer of an organization, else of the user; where there is none yet, what to create it with: the same for every caller until it exists.';
 
+create function private.my_organization_customer_id(p_organization_id uuid) returns text
+language sql stable security definer set search_path = ''
+as $$
+  select c.customer_id
+  from private.stripe_customers as c
+  where c.organization_id = p_organization_id and c.deleted_at is null
+    and p_organization_id in (select private.my_admin_organization_ids())
+$$;
+
+comment on function private.my_organization_customer_id(uuid) is
+'The customer at Stripe of an organization that the caller administers; null for everybody else, and before the first checkout.';
+
+create function public.stripe_customer_id(p_organization public.organizations) returns text
+language sql stable security invoker set search_path = ''
+as $$ select private.my_organization_customer_id(p_organization.id) $$;
+
+comment on function public.stripe_customer_id(public.organizations) is
+'Computed field: the organization''s customer at Stripe, for its admins; null for other members, and before the first checkout.';
+
+grant execute on function
+private.my_organization_customer_id(uuid),
+public.stripe_customer_id(public.organizations)
+to authenticated;
+
 create function backend.customer_attach(p_claim_id uuid, p_customer_id text) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
@@ -874,9 +948,6 @@ begin
     where c.id = p_claim_id
     returning c.* into v_customer;
     update public.profiles as p set stripe_customer_id = p_customer_id where p.id = v_customer.user_id;
-    update public.organizations as o
-    set stripe_customer_id = p_customer_id
-    where o.id = v_customer.organization_id;
   end if;
   return jsonb_build_object('customer_id', v_customer.customer_id);
 end
@@ -1149,7 +1220,7 @@ begin
         v_purchase.user_id, v_purchase.organization_id, 'receipt',
         jsonb_build_object(
           'amount_minor', v_purchase.price_minor, 'currency', v_purchase.currency, 'credits', v_purchase.credits,
-          'description', (select k.name from public.credit_packs as k where k.id = v_purchase.pack_id)
+          'description', v_purchase.pack_name
         ),
         v_purchase.id::text
       );
@@ -1235,7 +1306,8 @@ begin
         where e.key !~ '(^|_)(name|email|phone|address|ip|fingerprint|client_secret)$'
           and e.key not in (
             'billing_details', 'customer_details', 'collected_information', 'shipping', 'shipping_details', 'owner',
-            'evidence', 'custom_fields', 'tax_id', 'tax_ids', 'dob', 'customer_email_address', 'customer_signature'
+            'evidence', 'custom_fields', 'tax_id', 'tax_ids', 'customer_tax_ids', 'dob', 'customer_email_address',
+            'customer_signature', 'next_action'
           )
       ), '{}');
     when 'array' then
@@ -1253,7 +1325,7 @@ end
 $$;
 
 comment on function private.stripe_redact(jsonb) is
-'A Stripe payload without names, addresses, emails, phones, IPs, card fingerprints and client secrets: what no handler needs and erasure would have to find.';
+'A Stripe payload without names, addresses, emails, phones, IPs, card fingerprints, tax ids, client secrets and pages on which a payment is confirmed: what no handler needs and erasure would have to find.';
 
 create function private.stripe_apply(p_event private.stripe_events, p_object jsonb) returns jsonb
 language plpgsql volatile security definer set search_path = ''
@@ -1577,6 +1649,7 @@ comment on function backend.stripe_read_finish(jsonb, bigint, timestamptz, times
 grant execute on function
 backend.stripe_read_start(text, text),
 backend.stripe_read_finish(jsonb, bigint, timestamptz, timestamptz),
+backend.billing_request(uuid),
 backend.checkout_start(uuid, text, text, text, text),
 backend.customer_claim(uuid, uuid),
 backend.customer_attach(uuid, text),

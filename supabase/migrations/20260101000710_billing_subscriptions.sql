@@ -675,6 +675,106 @@ comment on function private.subscription_checkout_apply(jsonb) is
 'Ends the checkout of a subscription with its page; the subscription itself is told by events of its own.';
 
 -- ---------------------------------------------------------------------------------------------------------------
+-- Nobody pays for an owner who is gone
+-- ---------------------------------------------------------------------------------------------------------------
+
+create function private.ask_end_of_subscription(p_stripe_subscription_id text) returns void
+language sql volatile security definer set search_path = ''
+as $$
+  select private.task_enqueue(
+    'subscription_cancel', jsonb_build_object('stripe_subscription_id', p_stripe_subscription_id),
+    p_stripe_subscription_id
+  )
+$$;
+
+comment on function private.ask_end_of_subscription(text) is
+'Has a worker cancel a subscription at Stripe whose owner is gone. The task knows its id and nothing of a person.';
+
+create function private.end_billing_of(p_user_id uuid, p_organization_id uuid) returns void
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_id text;
+begin
+  for v_id in
+    select s.stripe_subscription_id
+    from public.subscriptions as s
+    where (s.user_id = p_user_id or s.organization_id = p_organization_id)
+      and s.provider = 'stripe' and s.status not in ('canceled', 'incomplete_expired')
+    union
+    -- Bought, and not told of yet.
+    select c.stripe_subscription_id
+    from private.subscription_checkouts as c
+    where (c.user_id = p_user_id or c.organization_id = p_organization_id)
+      and c.stripe_subscription_id is not null
+      and not exists (
+        select from public.subscriptions as s where s.stripe_subscription_id = c.stripe_subscription_id
+      )
+  loop
+    perform private.ask_end_of_subscription(v_id);
+  end loop;
+  for v_id in
+    select c.stripe_checkout_session_id
+    from private.subscription_checkouts as c
+    where (c.user_id = p_user_id or c.organization_id = p_organization_id)
+      and c.status <> 'completed' and c.checkout_expires_at > now()
+    union
+    select c.stripe_checkout_session_id
+    from public.credit_purchases as c
+    where (c.user_id = p_user_id or c.organization_id = p_organization_id)
+      and c.status = 'pending' and c.stripe_checkout_session_id is not null
+      and coalesce(c.checkout_expires_at > now(), true)
+  loop
+    perform private.task_enqueue('checkout_expire', jsonb_build_object('stripe_checkout_session_id', v_id), v_id);
+  end loop;
+end
+$$;
+
+comment on function private.end_billing_of(uuid, uuid) is
+'Has a worker cancel the subscriptions of an owner who is going, and end the pages on which they could still pay.';
+
+create function private.end_billing_of_leaver() returns trigger
+language plpgsql security definer set search_path = ''
+as $$
+begin
+  if tg_table_name = 'profiles' then
+    perform private.end_billing_of(old.id, null);
+  else
+    perform private.end_billing_of(null, old.id);
+  end if;
+  return old;
+end
+$$;
+
+comment on function private.end_billing_of_leaver() is 'Trigger: before an owner goes, has what they pay for ended at Stripe.';
+
+create trigger subscriptions_end_with_their_owner
+before delete on public.profiles
+for each row execute function private.end_billing_of_leaver();
+create trigger subscriptions_end_with_their_owner
+before delete on public.organizations
+for each row execute function private.end_billing_of_leaver();
+
+create function private.end_billing_of_the_deserted() returns trigger
+language plpgsql security definer set search_path = ''
+as $$
+begin
+  if not exists (select from public.organization_members as m where m.organization_id = new.id) then
+    perform private.end_billing_of(null, new.id);
+  end if;
+  return null;
+end
+$$;
+
+comment on function private.end_billing_of_the_deserted() is
+'Trigger: an organization whose last member was erased pays for nothing any more. One that an operator suspends has members, and goes on.';
+
+create trigger subscriptions_end_with_the_last_member
+after update of is_active on public.organizations
+for each row when (old.is_active and not new.is_active)
+execute function private.end_billing_of_the_deserted();
+
+-- ---------------------------------------------------------------------------------------------------------------
 -- Changing one
 -- ---------------------------------------------------------------------------------------------------------------
 
@@ -991,12 +1091,16 @@ begin
   set status = 'completed', stripe_subscription_id = v_subscription.stripe_subscription_id
   where c.id::text = p_subscription #>> '{metadata,quernel_checkout_id}' and c.status <> 'completed';
   perform private.apply_entitlement(v_customer.user_id, v_customer.organization_id);
+  if num_nonnulls(v_customer.user_id, v_customer.organization_id) = 0
+     and v_subscription.status not in ('canceled', 'incomplete_expired') then
+    perform private.ask_end_of_subscription(v_subscription.stripe_subscription_id);
+  end if;
   return jsonb_build_object('subscription_id', v_subscription.id, 'status', v_subscription.status);
 end
 $$;
 
 comment on function private.stripe_apply_subscription(text, jsonb) is
-'Applies the state of a subscription, and gives its owner the plan that follows.';
+'Applies the state of a subscription, and gives its owner the plan that follows; without an owner it is canceled.';
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- Plans that an operator gives

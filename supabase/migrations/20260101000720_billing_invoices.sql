@@ -787,7 +787,6 @@ begin
     set deleted_at = now(), default_payment_method_id = null
     where c.id = v_customer.id;
     update public.profiles as p set stripe_customer_id = null where p.id = v_customer.user_id;
-    update public.organizations as o set stripe_customer_id = null where o.id = v_customer.organization_id;
     delete from public.payment_methods as m where m.stripe_customer_id = v_customer.customer_id;
     update private.subscription_checkouts as c
     set status = 'expired', idempotency_key = null

@@ -335,6 +335,10 @@ declare
   v_payment public.payments;
   v_before jsonb;
 begin
+  -- The owner before the payment, as their erasure locks them.
+  select p.* into v_payment from public.payments as p where p.id = p_payment_id;
+  perform p.id from public.profiles as p where p.id = v_payment.user_id for no key update;
+  perform o.id from public.organizations as o where o.id = v_payment.organization_id for no key update;
   select p.* into v_payment from public.payments as p where p.id = p_payment_id for update;
   if v_payment.id is null then
     perform private.fail(404, 'payment_not_found', 'There is no such payment.');

@@ -63,6 +63,8 @@ comment on column public.credit_accounts.top_up_below is 'Credits available unde
 alter table public.credit_purchases
 add column is_automatic boolean not null default false,
 add column stripe_payment_method_id text,
+add column asked_at timestamptz,
+add constraint an_automatic_purchase_was_asked_for check (is_automatic = (asked_at is not null)),
 add constraint only_an_automatic_purchase_has_its_payment_method
 check (is_automatic = (stripe_payment_method_id is not null)),
 add constraint an_automatic_purchase_has_no_checkout check (not is_automatic or stripe_checkout_session_id is null);
@@ -70,12 +72,18 @@ add constraint an_automatic_purchase_has_no_checkout check (not is_automatic or 
 comment on column public.credit_purchases.is_automatic is 'Whether an automatic top-up bought it, without a checkout.';
 comment on column public.credit_purchases.stripe_payment_method_id is 'What an automatic purchase is paid with, at Stripe: the same for every attempt. Null for a checkout.';
 
+comment on column public.credit_purchases.asked_at is 'When a worker last set out to ask Stripe for an automatic purchase: for an hour its answer may be on the way. Null for a checkout.';
+
 create index credit_purchases_automatic on public.credit_purchases (account_id, created_at) where is_automatic;
 
 insert into private.settings (name, value, description) values
 (
   'auto_top_up_delay_seconds', '10',
   'Seconds between falling under a threshold and the automatic top-up: work in flight may return what it held.'
+),
+(
+  'auto_top_up_declines_per_day', '5',
+  'Declined automatic purchases of an account in 24 hours after which none is tried, whatever the payment method.'
 );
 
 -- ---------------------------------------------------------------------------------------------------------------
@@ -193,6 +201,7 @@ declare
   v_account_id uuid := private.account_id(v_user_id, v_organization_id);
   v_pack public.credit_packs;
   v_top_up public.auto_top_ups;
+  v_is_as_before boolean;
 begin
   if p_threshold is null or p_threshold <> round(p_threshold, 6) or p_threshold <= 0 or p_threshold > 10000000 then
     perform private.fail(400, 'invalid_argument', 'A threshold is a number of credits up to 10,000,000.',
@@ -213,6 +222,14 @@ begin
     perform private.fail(409, 'payment_method_required', 'An automatic top-up needs a payment method.',
       '{"remedy": "add_payment_method"}');
   end if;
+  -- What was declined is declined again: only another payment method is worth another try at once.
+  v_is_as_before := coalesce(private.default_payment_method_id(v_account_id) = (
+    select c.stripe_payment_method_id
+    from public.credit_purchases as c
+    where c.account_id = v_account_id and c.is_automatic
+    order by c.id desc
+    limit 1
+  ), false);
   insert into public.auto_top_ups as t (
     account_id, user_id, organization_id, pack_id, threshold, max_per_day, is_enabled
   ) values (
@@ -222,9 +239,11 @@ begin
   on conflict (account_id) do update
   set pack_id = excluded.pack_id, threshold = excluded.threshold, max_per_day = excluded.max_per_day,
     is_enabled = excluded.is_enabled,
-    failures = case when excluded.is_enabled then 0 else t.failures end,
-    paused_until = case when not excluded.is_enabled then t.paused_until end,
-    last_failure_code = case when not excluded.is_enabled then t.last_failure_code end
+    failures = case when excluded.is_enabled and not v_is_as_before then 0 else t.failures end,
+    paused_until = case when not excluded.is_enabled or v_is_as_before then t.paused_until end,
+    last_failure_code = case
+      when not excluded.is_enabled or (v_is_as_before and t.failures > 0) then t.last_failure_code
+    end
   returning t.* into v_top_up;
   -- Who is under the threshold already does not fall under it any more.
   perform a.id
@@ -241,7 +260,7 @@ end
 $$;
 
 comment on function private.set_my_auto_top_up(numeric, text, integer, boolean, uuid) is
-'Sets up the automatic top-up of the caller, or of an organization they administer (403 not_an_admin). 409 payment_method_required; switching it on forgets earlier failures.';
+'Sets up the automatic top-up of the caller, or of an organization they administer (403 not_an_admin). 409 payment_method_required; switching it on with another payment method forgets earlier failures.';
 
 create function public.set_auto_top_up(
   p_threshold numeric,
@@ -267,13 +286,15 @@ declare
   v_available numeric;
   v_coming numeric;
   v_today integer;
+  v_declined integer;
 begin
   select a.balance - a.held into v_available from public.credit_accounts as a where a.id = p_top_up.account_id;
   -- Status pending: the answer, or the money, is on its way.
   select
     coalesce(sum(c.credits) filter (where c.status = 'pending'), 0),
-    count(*) filter (where c.created_at > now() - interval '24 hours' and c.status not in ('failed', 'expired'))
-  into v_coming, v_today
+    count(*) filter (where c.created_at > now() - interval '24 hours' and c.status not in ('failed', 'expired')),
+    count(*) filter (where c.created_at > now() - interval '24 hours' and c.status = 'failed')
+  into v_coming, v_today, v_declined
   from public.credit_purchases as c
   where c.account_id = p_top_up.account_id and c.is_automatic and c.id is distinct from p_purchase.id;
   return case
@@ -287,6 +308,8 @@ begin
     ) then 'suspended'
     when v_available + v_coming >= p_top_up.threshold then 'enough_credits'
     when v_today >= p_top_up.max_per_day then 'enough_for_today'
+    -- Nobody finds out here which of many cards are good.
+    when v_declined >= private.setting('auto_top_up_declines_per_day')::integer then 'too_many_declines'
     when p_purchase.id is null
       and not exists (select from public.credit_packs as k where k.id = p_top_up.pack_id and k.is_active)
       then 'pack_not_on_sale'
@@ -309,7 +332,7 @@ as $$
     'currency', p_purchase.currency,
     'customer_id', p_customer_id,
     'payment_method_id', p_purchase.stripe_payment_method_id,
-    'description', (select k.name from public.credit_packs as k where k.id = p_purchase.pack_id),
+    'description', p_purchase.pack_name,
     'begun_at', p_purchase.created_at
   )
 $$;
@@ -334,6 +357,8 @@ as $$
 declare
   -- Stripe knows a key for 24 hours at least: what is older is looked up, never charged.
   c_key_lifetime constant interval := interval '12 hours';
+  -- Nothing is under way any more after so long: the SDK gives up within minutes, and so does a worker.
+  c_flight constant interval := interval '1 hour';
   v_customer private.stripe_customers;
   v_top_up public.auto_top_ups;
   v_purchase public.credit_purchases;
@@ -357,23 +382,24 @@ begin
   for update;
   v_obstacle := private.top_up_obstacle(v_top_up, v_purchase);
   if v_purchase.id is not null then
-    return private.top_up_json(
-      case
-        when v_obstacle is null and v_purchase.created_at > now() - c_key_lifetime then 'charge'
-        else 'look_up'
-      end,
-      v_customer.customer_id, v_purchase
-    );
+    if v_obstacle is null and v_purchase.created_at > now() - c_key_lifetime then
+      update public.credit_purchases as c set asked_at = now() where c.id = v_purchase.id;
+      return private.top_up_json('charge', v_customer.customer_id, v_purchase);
+    elsif v_purchase.asked_at > now() - c_flight then
+      -- Not found yet would not mean that nobody pays it.
+      return jsonb_build_object('result', 'none', 'reason', 'in_flight');
+    end if;
+    return private.top_up_json('look_up', v_customer.customer_id, v_purchase);
   end if;
   if v_obstacle is not null then
     return jsonb_build_object('result', 'none', 'reason', v_obstacle);
   end if;
   insert into public.credit_purchases (
-    user_id, organization_id, account_id, pack_id, credits, price_minor, currency, valid_days, is_automatic,
-    stripe_payment_method_id
+    user_id, organization_id, account_id, pack_id, pack_name, credits, price_minor, currency, valid_days, is_automatic,
+    stripe_payment_method_id, asked_at
   )
-  select v_customer.user_id, v_customer.organization_id, p_account_id, k.id, k.credits, k.price_minor, k.currency,
-    k.valid_days, true, private.default_payment_method_id(p_account_id)
+  select v_customer.user_id, v_customer.organization_id, p_account_id, k.id, k.name, k.credits, k.price_minor, k.currency,
+    k.valid_days, true, private.default_payment_method_id(p_account_id), now()
   from public.credit_packs as k
   where k.id = v_top_up.pack_id
   returning * into v_purchase;
@@ -383,7 +409,7 @@ end
 $$;
 
 comment on function backend.top_up_start(uuid) is
-'Decides whether an account is topped up now: {"result": charge | look_up | none}. charge: a purchase that Stripe is to be asked for, the same one until its answer is known; look_up: one that is not to be charged any more, if it was not yet; none: with the reason.';
+'Decides whether an account is topped up now: {"result": charge | look_up | none}. charge: a purchase that Stripe is to be asked for, the same one until its answer is known; look_up: one that is not to be charged any more, if it was not yet; none: with the reason, in_flight while an answer may be on the way.';
 
 create function private.top_up_decline(p_purchase_id uuid, p_code text) returns void
 language plpgsql volatile security definer set search_path = ''
@@ -468,7 +494,9 @@ begin
   end if;
   update public.credit_purchases as c
   set status = 'expired'
-  where c.id = p_purchase_id and c.is_automatic and c.status = 'pending' and c.stripe_payment_intent_id is null;
+  where c.id = p_purchase_id and c.is_automatic and c.status = 'pending' and c.stripe_payment_intent_id is null
+    -- Else somebody has set out to ask for it meanwhile.
+    and (p_code is not null or c.asked_at < now() - interval '1 hour');
   select c.* into v_purchase from public.credit_purchases as c where c.id = p_purchase_id;
   if v_purchase.id is null or not v_purchase.is_automatic then
     perform private.fail(404, 'purchase_not_found', 'There is no such purchase.');
@@ -542,7 +570,7 @@ begin
       v_purchase.user_id, v_purchase.organization_id, 'receipt',
       jsonb_build_object(
         'amount_minor', v_purchase.price_minor, 'currency', v_purchase.currency, 'credits', v_purchase.credits,
-        'description', (select k.name from public.credit_packs as k where k.id = v_purchase.pack_id)
+        'description', v_purchase.pack_name
       ),
       v_purchase.id::text
     );

@@ -424,9 +424,42 @@ async def test_the_fifth_decline_in_a_row_switches_it_off(top_ups: TopUps, user:
     assert "désactivée" in last["message"]
     assert "next_attempt_at" not in last["metadata"]
     assert await top_ups.buy(account) == {"result": "none", "reason": "switched_off"}
-    assert top_ups.set(user)["failures"] == 0
     top_ups.shop.stripe.world.declining.clear()
+    top_ups.add_card(user)
+    assert top_ups.set(user)["failures"] == 0
     assert (await top_ups.buy(account))["result"] == "succeeded"
+
+
+async def test_switching_it_on_again_does_not_try_the_same_card_at_once(
+    top_ups: TopUps, user: User
+) -> None:
+    account = top_ups.low(user)
+    top_ups.shop.stripe.world.declining.add(top_ups.customer(user))
+    await top_ups.buy(account)
+    before = top_ups.settings(account)
+    top_ups.set(user, p_is_enabled=False)
+    again = top_ups.set(user)
+    assert (again["failures"], again["last_failure_code"]) == (1, "insufficient_funds")
+    assert top_ups.settings(account)["paused_until"] == before["paused_until"]
+    assert await top_ups.buy(account) == {"result": "none", "reason": "paused"}
+    # Another card is worth a try.
+    top_ups.add_card(user)
+    assert top_ups.set(user)["failures"] == 0
+    assert (await top_ups.buy(account))["result"] == "requires_payment_method"
+    assert top_ups.statuses(account) == ["failed", "failed"]
+
+
+async def test_many_cards_are_not_tried_one_after_another(top_ups: TopUps, user: User) -> None:
+    account = top_ups.low(user)
+    top_ups.shop.stripe.world.declining.add(top_ups.customer(user))
+    for _ in range(5):
+        assert (await top_ups.buy(account))["result"] == "requires_payment_method"
+        top_ups.add_card(user)
+        top_ups.set(user)
+    assert await top_ups.buy(account) == {"result": "none", "reason": "too_many_declines"}
+    assert len(top_ups.intents(user)) == 5
+    top_ups.time_passes(account, "25 hours")
+    assert (await top_ups.buy(account))["result"] == "requires_payment_method"
 
 
 async def test_a_payment_that_needs_its_owner_waits_for_them(top_ups: TopUps, user: User) -> None:
@@ -732,10 +765,54 @@ async def test_an_old_purchase_is_looked_up_and_never_charged(
     assert top_ups.statuses(account) == ["paid" if was_charged else "expired"]
 
 
+async def test_a_purchase_whose_charge_may_be_under_way_is_not_given_up(
+    top_ups: TopUps, user: User
+) -> None:
+    """A worker has set out to charge it; meanwhile its owner switches the top-up off."""
+    shop = top_ups.shop
+    account = top_ups.low(user)
+    top_ups.time_passes(account, "0 hours")
+    start = shop.service.rpc("top_up_start", p_account_id=account)
+    top_ups.time_passes(account, "5 hours")
+    assert shop.service.rpc("top_up_start", p_account_id=account) == start | {
+        "begun_at": shop.service.rpc("top_up_start", p_account_id=account)["begun_at"]
+    }
+    top_ups.set(user, p_is_enabled=False)
+    shop.stripe.requests.clear()
+    assert await top_ups.buy(account) == {"result": "none", "reason": "in_flight"}
+    closed = shop.service.rpc("top_up_close", p_purchase_id=start["purchase_id"])
+    assert (closed["status"], shop.stripe.requests) == ("pending", [])
+    top_ups.set(user)
+    assert (await top_ups.buy(account))["result"] == "succeeded"
+    assert len(top_ups.purchases(account)) == 1
+
+
+async def test_a_purchase_is_repeated_with_the_name_its_pack_had(
+    top_ups: TopUps, user: User
+) -> None:
+    """Stripe refuses a key with other parameters."""
+    shop = top_ups.shop
+    slug = f"named-{uuid4().hex[:12]}"
+    shop.rows(
+        "insert into public.credit_packs (slug, name, credits, price_minor)"
+        " values (%s, 'Before', 1000, 500)",
+        slug,
+    )
+    account = top_ups.low(user, p_pack=slug)
+    shop.stripe.failures[:] = [503] * 3
+    with pytest.raises(QuernelError, match="payment_provider_unavailable"):
+        await top_ups.buy(account)
+    shop.rows("update public.credit_packs set name = 'After' where slug = %s", slug)
+    assert (await top_ups.buy(account))["result"] == "succeeded"
+    assert {charge.params["description"] for charge in shop.stripe.made(CHARGES)} == {"Before"}
+
+
 async def test_money_of_a_purchase_that_had_expired_is_granted(top_ups: TopUps, user: User) -> None:
     account = top_ups.low(user)
     start = top_ups.shop.service.rpc("top_up_start", p_account_id=account)
+    top_ups.time_passes(account, "2 hours")
     top_ups.shop.service.rpc("top_up_close", p_purchase_id=start["purchase_id"])
+    assert top_ups.statuses(account) == ["expired"]
     intent = paid_by(top_ups, user, start["purchase_id"])
     assert top_ups.shop.result(top_ups.shop.event("payment_intent.succeeded", intent)) == "applied"
     assert top_ups.shop.balance(user) == LEFT + CREDITS

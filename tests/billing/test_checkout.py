@@ -360,6 +360,14 @@ def test_the_second_checkout_uses_the_first_ones_customer(shop: Shop, user: User
     assert customers == {profile["stripe_customer_id"]}
 
 
+def test_stripe_is_told_no_address_that_nobody_has_confirmed(shop: Shop, user: User) -> None:
+    """Invoices are sent there, and it may be somebody else's."""
+    shop.rows("update public.profiles set email_verified_at = null where id = %s", user.id)
+    shop.buy(user)
+    (made,) = shop.stripe.made(CUSTOMERS)
+    assert "email" not in made.params
+
+
 def test_concurrent_first_checkouts_make_one_customer(shop: Shop, user: User) -> None:
     shop.stripe.latency_seconds = 0.2
     with ThreadPoolExecutor(10) as threads:

@@ -14,6 +14,7 @@ import pytest
 from psycopg.rows import dict_row
 
 from tests.conftest import NewUser, User
+from tests.support.people import wait_until_blocked
 from tests.support.service import Service, ServiceError
 
 PAID = 3000  # minor units
@@ -574,3 +575,41 @@ def test_a_grant_leaves_an_audit_row_with_before_and_after(books: Books, source:
     assert (row["actor"], row["action"], row["reason"]) == ("ada", "credit_grant", "sorry")
     assert Decimal(str(row["before"]["balance"])) == before
     assert Decimal(str(row["after"]["balance"])) == before + 7
+
+
+def test_recording_a_refund_and_erasing_its_payer_never_wait_for_each_other(
+    books: Books, db: Callable[[], psycopg.Connection]
+) -> None:
+    """The erasure has reached the account when the refund comes in between."""
+    payment = books.record()
+    eraser, refunder, observer = db(), db(), db()
+    with ThreadPoolExecutor(1) as pool:
+        with eraser.transaction():
+            for table, column in (("profiles", "id"), ("credit_accounts", "user_id")):
+                eraser.execute(
+                    f"select from public.{table} where {column} = %s for update",
+                    [books.user.id],
+                )
+            refunding = pool.submit(
+                refunder.execute,
+                "select backend.payment_refund_record(%s, %s, 'unhappy', 'ada')",
+                [payment["payment_id"], PAID],
+            )
+            wait_until_blocked(observer, refunder.info.backend_pid)
+            eraser.execute("delete from auth.users where id = %s", [books.user.id])
+        refunding.result()
+    (row,) = books.rows("select * from public.payments where id = %s", payment["payment_id"])
+    assert (row["status"], row["user_id"]) == ("refunded", None)
+
+
+def test_a_recorded_refund_switches_the_automatic_top_up_off(books: Books) -> None:
+    payment = books.record()
+    books.connection.execute(
+        "insert into public.auto_top_ups (account_id, user_id, pack_id, threshold, max_per_day)"
+        " select a.id, a.user_id, k.id, 200, 1 from public.credit_accounts as a,"
+        " public.credit_packs as k where a.user_id = %s and k.slug = 'starter'",
+        [books.user.id],
+    )
+    books.refund(payment, PAID)
+    (row,) = books.rows("select * from public.auto_top_ups where user_id = %s", books.user.id)
+    assert (row["is_enabled"], row["last_failure_code"]) == (False, "payment_refunded")

@@ -361,9 +361,9 @@ def _(scene: Scene) -> str:
 @found_by("401_reversals_are_clawed_back")
 def _(scene: Scene) -> str:
     query = (
-        "insert into public.credit_purchases (account_id, pack_id, credits, price_minor, currency,"
-        " status, lot_id, paid_at, amount_refunded_minor)"
-        " select %s, p.id, 100, 500, 'eur', 'refunded', %s, now(), 500"
+        "insert into public.credit_purchases (account_id, pack_id, pack_name, credits,"
+        " price_minor, currency, status, lot_id, paid_at, amount_refunded_minor)"
+        " select %s, p.id, p.name, 100, 500, 'eur', 'refunded', %s, now(), 500"
         " from public.credit_packs as p order by p.slug limit 1 returning id::text"
     )
     return str(one(scene.db, query, scene.payer.account_id, scene.lot_id))

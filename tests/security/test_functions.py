@@ -147,6 +147,7 @@ def test_neither_a_visitor_nor_the_service_calls_a_clients_function(cast: Cast, 
         "total_credits": {"p_key": None},
         "credits_balance": {"p_profile": None},
         "lifetime_credits": {"p_profile": None},
+        "stripe_customer_id": {"p_organization": None},
     }
     organization = {"p_organization_id": cast.organization_id}
     person = organization | {"p_user_id": cast.member.id}
@@ -242,6 +243,7 @@ NOBODYS = str(uuid.uuid4())
 # Functions of the service that act for the user whose id they take, and those that do not: the
 # operator's, and what is called only after one of the first has agreed.
 ACTING_FOR_A_USER: dict[str, dict[str, Any]] = {
+    "billing_request": {},
     "chat_models": {},
     "chat_quote": {"p_model": MODEL, "p_prompt_tokens": 1},
     "chat_start": {"p_model": MODEL, "p_prompt_tokens": 1, "p_request_id": str(uuid.uuid4())},
