@@ -1,4 +1,4 @@
-"""The `quernel` command for operators: status, cron jobs, tasks, credits, payments and plans.
+"""The `quernel` command for operators: status, cron jobs, tasks, credits, what was billed, plans.
 
 It works on the database that the environment or `.env` names, else on the stack that `make dev`
 runs.
@@ -203,6 +203,31 @@ async def record_payment(options: Options, _: Settings, database: Database) -> J
         p_credits=None if options.credits is None else str(options.credits),
         p_description=options.description,
         p_paid_at=options.paid_at,
+        p_plan=options.plan,
+        p_period_start=options.period_start,
+        p_period_end=options.period_end,
+        p_invoice_id=options.invoice,
+        p_reason=options.reason,
+        p_actor=options.actor,
+    )
+
+
+async def record_invoice(options: Options, _: Settings, database: Database) -> Json:
+    """Record an invoice that is to be paid by another way than Stripe."""
+    return await database.rpc(
+        "invoice_record",
+        **owner(options),
+        p_provider=options.provider,
+        p_number=options.number,
+        p_amount_minor=options.amount,
+        p_tax_minor=options.tax,
+        p_currency=options.currency,
+        p_plan=options.plan,
+        p_period_start=options.period_start,
+        p_period_end=options.period_end,
+        p_issued_at=options.issued_at,
+        p_due_at=options.due_at,
+        p_description=options.description,
         p_reason=options.reason,
         p_actor=options.actor,
     )
@@ -426,7 +451,9 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_operator_commands(
     group: Callable[[str, str], Commands], add: Callable[..., argparse.ArgumentParser]
 ) -> None:
-    """What leaves an audit row: payments that did not come through Stripe, and plans given."""
+    """What leaves an audit row: invoices and payments that are not Stripe's, and plans given."""
+    invoices = group("invoices", "Record invoices that are not paid through Stripe.")
+    billing = add(invoices, "record", "Record an invoice, once.", record_invoice)
     payments = group("payments", "Record payments that did not come through Stripe.")
     record = add(payments, "record", "Record a payment, once.", record_payment)
     refund = add(payments, "refund", "Record what of a payment was given back.", record_refund)
@@ -443,23 +470,39 @@ def _add_operator_commands(
     )
     plans = group("plans", "Give plans without Stripe.")
     assign = add(plans, "assign", "Give a plan until a date.", assign_plan)
-    for command in (record, assign):
+    for command in (billing, record, assign):
         account = command.add_mutually_exclusive_group(required=True)
         account.add_argument("--user", type=identifier, metavar="ID", help="for a user")
         account.add_argument(
             "--organization", type=identifier, metavar="ID", help="for an organization"
         )
-    for command in (record, refund, assign):
+    for command in (billing, record, refund, assign):
         command.add_argument("--reason", type=reason, required=True, help="kept for the audit")
         command.add_argument("--actor", type=reason, required=True, help="who decides: your name")
-    record.add_argument("amount", type=count, metavar="AMOUNT", help="in minor units (cents)")
+    for command in (billing, record):
+        command.add_argument("amount", type=count, metavar="AMOUNT", help="in minor units (cents)")
+        command.add_argument("--currency", default="eur", help="ISO 4217, lower case (%(default)s)")
+        command.add_argument("--description", help="what the owner is told")
+        command.add_argument("--period-start", type=moment, metavar="TIME", help="of the plan")
+        command.add_argument("--period-end", type=moment, metavar="TIME", help="of the plan")
+    billing.add_argument(
+        "--provider", choices=PAYMENT_PROVIDERS, default="manual", help="who takes it (%(default)s)"
+    )
+    billing.add_argument("--number", type=reason, required=True, help="the invoice's, as printed")
+    billing.add_argument("--tax", type=minor_units, default=0, help="within the amount (none)")
+    billing.add_argument("--plan", metavar="PLAN", help="slug of the plan it is for")
+    billing.add_argument("--issued-at", type=moment, metavar="TIME", help="ISO 8601; now if absent")
+    billing.add_argument(
+        "--due-at", type=moment, metavar="TIME", help="until when it is to be paid"
+    )
     record.add_argument("--provider", choices=PAYMENT_PROVIDERS, required=True, help="who took it")
+    paid_for = record.add_mutually_exclusive_group()
+    paid_for.add_argument("--plan", metavar="PLAN", help="slug of the plan it paid")
+    paid_for.add_argument("--invoice", type=identifier, metavar="ID", help="the invoice it paid")
     record.add_argument(
         "--transaction", type=reason, required=True, metavar="ID", help="its id at the provider"
     )
-    record.add_argument("--currency", default="eur", help="ISO 4217, lower case (%(default)s)")
     record.add_argument("--credits", type=amount, help="credits that it buys; none if absent")
-    record.add_argument("--description", help="what the owner is told")
     record.add_argument("--paid-at", type=moment, metavar="TIME", help="ISO 8601; now if absent")
     refund.add_argument("id", type=identifier, metavar="ID", help="of the payment")
     refund.add_argument(

@@ -47,6 +47,15 @@ class BillingWorld(World):
         self.intervals[price_id] = interval
         return price_id
 
+    def price(self, price_id: str) -> StripeObject:
+        """A price, recurring or not. Raises KeyError."""
+        made = super().price(price_id)
+        if price_id in self.intervals:
+            recurring = self._shapes["subscription"]["items"]["data"][0]["price"]["recurring"]
+            made["recurring"] = recurring | {"interval": self.intervals[price_id]}
+            made["type"] = "recurring"
+        return made
+
     # Payment methods -------------------------------------------------------------------------
 
     def attach(self, customer_id: str, **card: object) -> StripeObject:
@@ -68,6 +77,22 @@ class BillingWorld(World):
             "rendering_options": None,
         }
         return self.change(customer_id, invoice_settings=settings)
+
+    def delete_customer(self, customer_id: str) -> StripeObject:
+        """An operator deletes a customer at Stripe: their subscriptions end, their cards are gone.
+
+        Returns the customer as it was, which is what the event carries.
+        """
+        with self._lock:
+            gone = self.get(customer_id)
+            for subscription in self.of_type("subscription"):
+                if subscription["customer"] == customer_id and subscription["status"] != "canceled":
+                    self.end(subscription["id"])
+            for method in self.of_type("payment_method"):
+                if method["customer"] == customer_id:
+                    self.detach(method["id"])
+            self.objects[customer_id] = {"id": customer_id, "object": "customer", "deleted": True}
+            return gone
 
     # Payments without the customer -----------------------------------------------------------
 
@@ -197,6 +222,89 @@ class BillingWorld(World):
                 url=None,
             )
 
+    def settle(self, session_id: str) -> StripeObject:
+        """As for any session; one that was asked to makes an invoice of what was paid."""
+        with self._lock:
+            session = super().settle(session_id)
+            asked = session["invoice_creation_asked"]
+            if asked.get("enabled") != "true":
+                return session
+            invoice_id = new_id("invoice")
+            at, total = now(), session["amount_total"]
+            invoice = self.make(
+                "invoice",
+                id=invoice_id,
+                created=at,
+                customer=session["customer"],
+                billing_reason="manual",
+                currency=session["currency"],
+                number=f"DOUBLE-{len(self.of_type('invoice')) + 1:06}-{invoice_id[-6:]}",
+                metadata=asked.get("invoice_data", {}).get("metadata", {}),
+                lines=self._shapes["invoice"]["lines"] | {"data": [self._pack_line(session)]},
+                parent=None,
+                period_start=at,
+                period_end=at,
+                status="paid",
+                status_transitions={
+                    "finalized_at": at,
+                    "marked_uncollectible_at": None,
+                    "paid_at": at,
+                    "voided_at": None,
+                },
+                subtotal=total,
+                total=total,
+                total_excluding_tax=total,
+                total_taxes=[],
+                amount_due=total,
+                amount_paid=total,
+                amount_remaining=0,
+                attempted=True,
+                attempt_count=0,
+                due_date=None,
+                next_payment_attempt=None,
+                hosted_invoice_url=f"https://invoice.stripe.com/i/{invoice_id}",
+                invoice_pdf=f"https://pay.stripe.com/invoice/{invoice_id}/pdf",
+            )
+            self._tie(invoice, self.get(session["payment_intent"]), "paid")
+            return self.change(session_id, invoice=invoice_id)
+
+    def _pack_line(self, session: StripeObject) -> StripeObject:
+        line = copy.deepcopy(self._shapes["invoice"]["lines"]["data"][0])
+        (asked,) = session["line_items_asked"]
+        return line | {
+            "id": new_id("line_item"),
+            "amount": session["amount_total"],
+            "currency": session["currency"],
+            "description": asked.get("price_data", {}).get("product_data", {}).get("name"),
+            "quantity": 1,
+            "period": {"start": now(), "end": now()},
+            "parent": {
+                "type": "invoice_item_details",
+                "subscription_item_details": None,
+                "invoice_item_details": {
+                    "invoice_item": "ii_double",
+                    "proration": False,
+                    "proration_details": {"credited_items": None},
+                    "subscription": None,
+                },
+            },
+            "pricing": {
+                "type": "price_details",
+                "price_details": {"price": asked.get("price", "price_inline"), "product": "prod"},
+                "unit_amount_decimal": str(session["amount_total"]),
+            },
+        }
+
+    def story_of_pack(self, session_id: str) -> list[StripeObject]:
+        """Events that tell of a paid pack beside its session: the payment and its invoice."""
+        session = self.get(session_id)
+        told = [self.event("payment_intent.succeeded", self.get(session["payment_intent"]))]
+        if session["invoice"] is not None:
+            ties = self.payments_of(session["invoice"])
+            told += [self.event("invoice_payment.paid", tie) for tie in ties]
+            told.append(self.event("invoice.paid", self.get(session["invoice"])))
+        return told
+
     def renew(self, subscription_id: str) -> StripeObject:
         """The next period begins and is billed; returns the invoice."""
         with self._lock:
@@ -226,6 +334,26 @@ class BillingWorld(World):
             invoice = self._paid(invoice_id)
             self.change(self._subscription_of(invoice), status="active")
             return invoice
+
+    def settle_pending_update(self, subscription_id: str) -> StripeObject:
+        """A larger plan whose payment had failed is paid after all; returns the subscription."""
+        with self._lock:
+            self._paid(self.get(subscription_id)["latest_invoice"])
+            return self._apply_pending_update(subscription_id)
+
+    def expire_pending_update(self, subscription_id: str) -> StripeObject:
+        """A larger plan was not paid in time: its invoice is void; returns the subscription."""
+        with self._lock:
+            invoice = self.get(self.get(subscription_id)["latest_invoice"])
+            changed = invoice["status_transitions"] | {"voided_at": now()}
+            self.change(
+                invoice["id"],
+                status="void",
+                status_transitions=changed,
+                amount_remaining=0,
+                next_payment_attempt=None,
+            )
+            return self.change(subscription_id, pending_update=None)
 
     def end(self, subscription_id: str, at: int | None = None) -> StripeObject:
         """Cancel now, or let the period run out."""
@@ -300,6 +428,14 @@ class BillingWorld(World):
                 cancel_at=end if ends else None,
                 canceled_at=now() if ends else None,
             )
+        if "cancel_at" in params:
+            at = int(params["cancel_at"]) if params["cancel_at"] else None
+            self.change(
+                subscription_id,
+                cancel_at=at,
+                cancel_at_period_end=False,
+                canceled_at=now() if at else None,
+            )
         if "pause_collection" in params:
             pause = params["pause_collection"]
             self.change(
@@ -334,33 +470,37 @@ class BillingWorld(World):
         if params.get("proration_behavior") != "always_invoice" or is_trial:
             self._set_price(subscription_id, price_id)
             return
-        if subscription["customer"] in self.declining:
-            self.change(
-                subscription_id,
-                pending_update={
-                    "expires_at": at + 23 * 3600,
-                    "subscription_items": [{"id": item["id"], "price": {"id": price_id}}],
-                },
-            )
-            return
         share = (end - at) / (end - start)
+        unused = -round(self.prices[old][0] * share)
+        amount, period = self.prices[price_id][0], (at, at + SECONDS[self.intervals[price_id]])
+        is_proration = self.intervals[old] == self.intervals[price_id]
+        if is_proration:
+            amount, period = round(amount * share), (at, end)
         lines = [
-            self._line(
-                subscription_id,
-                old,
-                -round(self.prices[old][0] * share),
-                (at, end),
-                proration=True,
-            )
+            self._line(subscription_id, old, unused, (at, end), proration=True),
+            self._line(subscription_id, price_id, amount, period, proration=is_proration),
         ]
+        invoice = self._invoice(subscription_id, "subscription_update", lines, at)
+        self.change(
+            subscription_id,
+            latest_invoice=invoice["id"],
+            pending_update={
+                "expires_at": at + 23 * 3600,
+                "subscription_items": [{"id": item["id"], "price": {"id": price_id}}],
+            },
+        )
+        if invoice["status"] == "paid":
+            self._apply_pending_update(subscription_id)
+
+    def _apply_pending_update(self, subscription_id: str) -> StripeObject:
+        subscription = self.get(subscription_id)
+        old = subscription["items"]["data"][0]["price"]["id"]
+        price_id = subscription["pending_update"]["subscription_items"][0]["price"]["id"]
         self._set_price(subscription_id, price_id)
-        if self.intervals[old] == self.intervals[price_id]:
-            amount = round(self.prices[price_id][0] * share)
-            lines.append(self._line(subscription_id, price_id, amount, (at, end), proration=True))
-        else:
+        if self.intervals[old] != self.intervals[price_id]:
+            at = self.get(subscription["latest_invoice"])["created"]
             self._set_period(subscription_id, at, at + SECONDS[self.intervals[price_id]])
-            lines.append(self._whole_period(subscription_id))
-        self._invoice(subscription_id, "subscription_update", lines, at)
+        return self.change(subscription_id, pending_update=None)
 
     # Parts -----------------------------------------------------------------------------------
 
@@ -404,16 +544,7 @@ class BillingWorld(World):
         return self._set_item(subscription_id, current_period_start=start, current_period_end=end)
 
     def _set_price(self, subscription_id: str, price_id: str) -> StripeObject:
-        item = self.get(subscription_id)["items"]["data"][0]
-        amount, currency = self.prices[price_id]
-        price = item["price"] | {
-            "id": price_id,
-            "currency": currency,
-            "unit_amount": amount,
-            "unit_amount_decimal": str(amount),
-            "recurring": item["price"]["recurring"] | {"interval": self.intervals[price_id]},
-        }
-        return self._set_item(subscription_id, price=price)
+        return self._set_item(subscription_id, price=self.price(price_id))
 
     def _whole_period(self, subscription_id: str, amount: int | None = None) -> StripeObject:
         item = self.get(subscription_id)["items"]["data"][0]

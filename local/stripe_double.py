@@ -43,6 +43,7 @@ PARAMETERS = {
         "cancel_url",
         "client_reference_id",
         "customer",
+        "invoice_creation",
         "line_items",
         "metadata",
         "mode",
@@ -64,6 +65,7 @@ PARAMETERS = {
 }
 SUBSCRIPTION_PARAMETERS = {
     "billing_cycle_anchor",
+    "cancel_at",
     "cancel_at_period_end",
     "items",
     "metadata",
@@ -80,6 +82,7 @@ READABLE = {
     "invoices",
     "payment_intents",
     "payment_methods",
+    "prices",
     "refunds",
     "subscriptions",
 }
@@ -242,7 +245,7 @@ class StripeDouble:
         if method == "GET" and resource in LISTED:
             return _unknown(params, LIST_PARAMETERS) or self._list(resource, params)
         if method == "GET" and folder in READABLE:
-            return self._found(object_id)
+            return self._found(object_id, folder)
         if method == "POST" and (act := self._acts.get((folder.rpartition("/")[0], object_id))):
             return act(self, folder.rpartition("/")[2], params)
         return _error(404, "invalid_request_error", f"Unrecognized request URL ({method}: {path}).")
@@ -250,7 +253,7 @@ class StripeDouble:
     def _create(self, resource: str, params: dict[str, Any]) -> Response:
         if resource == "customers":
             return JSONResponse(self.world.customer(**params))
-        if params.get("customer") not in self.world.objects:
+        if not self.world.has(params.get("customer")):
             return _missing("customer")
         if resource == "billing_portal/sessions":
             made = self.world.make("billing_portal.session", **params)
@@ -264,7 +267,7 @@ class StripeDouble:
             return _missing("line_items[0][price]")
 
     def _charge(self, params: dict[str, Any]) -> Response:
-        if params.get("customer") not in self.world.objects:
+        if not self.world.has(params.get("customer")):
             return _missing("customer")
         try:
             intent = self.world.charge_off_session(params)
@@ -292,6 +295,8 @@ class StripeDouble:
 
     def _subscription(self, method: str, resource: str, params: dict[str, Any]) -> Response:
         if method == "DELETE":
+            if self.world.objects.get(resource, {}).get("status") == "canceled":
+                return _missing("subscription", 404)
             return _answered(partial(self.world.end, resource))
         if resource.endswith("/resume"):
             return _answered(partial(self.world.unpause, resource.removesuffix("/resume")))
@@ -329,7 +334,9 @@ class StripeDouble:
         ("payment_intents", "cancel"): _cancel,
     }
 
-    def _found(self, object_id: str) -> Response:
+    def _found(self, object_id: str, resource: str) -> Response:
+        if resource == "prices":
+            return _answered(partial(self.world.price, object_id))
         # Refunds are expanded where they are asked for, and always here.
         return _answered(partial(self.world.get, object_id), expanded={"refunds"})
 
@@ -376,8 +383,11 @@ class StripeDouble:
             return HTMLResponse("This checkout has ended.", HTTPStatus.GONE)
         await self.deliver(event)
         if session["mode"] == "subscription":
-            for told in self.world.story_of(session["subscription"]):
-                await self.deliver(told)
+            story = self.world.story_of(session["subscription"])
+        else:
+            story = self.world.story_of_pack(session_id)
+        for told in story:
+            await self.deliver(told)
         back = session["success_url"].replace("{CHECKOUT_SESSION_ID}", session_id)
         return RedirectResponse(back, status_code=HTTPStatus.SEE_OTHER)
 

@@ -81,10 +81,19 @@ class World:
         with self._lock:
             return copy.deepcopy(self.objects[object_id])
 
-    def of_type(self, kind: str) -> list[StripeObject]:
-        """Copies of all objects of one type, oldest first."""
+    def has(self, object_id: object) -> bool:
+        """Whether there is such an object, and it was not deleted."""
         with self._lock:
-            return [copy.deepcopy(o) for o in self.objects.values() if o["object"] == kind]
+            return object_id in self.objects and not self.objects[str(object_id)].get("deleted")
+
+    def of_type(self, kind: str) -> list[StripeObject]:
+        """Copies of all objects of one type that were not deleted, oldest first."""
+        with self._lock:
+            return [
+                copy.deepcopy(o)
+                for o in self.objects.values()
+                if o["object"] == kind and not o.get("deleted")
+            ]
 
     def make(self, kind: str, **fields: object) -> StripeObject:
         """Add an object: the shape of its kind with these fields; returns a copy."""
@@ -99,6 +108,21 @@ class World:
         with self._lock:
             self.objects[object_id] |= fields
             return self.get(object_id)
+
+    def price(self, price_id: str) -> StripeObject:
+        """A price. Raises KeyError."""
+        amount, currency = self.prices[price_id]
+        shape = copy.deepcopy(self._shapes["subscription"]["items"]["data"][0]["price"])
+        made: StripeObject = shape | {
+            "id": price_id,
+            "currency": currency,
+            "type": "one_time",
+            "recurring": None,
+            "transform_quantity": None,
+            "unit_amount": amount,
+            "unit_amount_decimal": str(amount),
+        }
+        return made
 
     # What the API is asked to make -----------------------------------------------------------
 
@@ -118,6 +142,8 @@ class World:
                 amount = int(item["price_data"]["unit_amount"])
                 currency = item["price_data"]["currency"]
             total += amount * int(item.get("quantity", 1))
+        if "trial_period_days" in params.get("subscription_data", {}):
+            total = 0
         session_id = new_id("checkout.session")
         return self.make(
             "checkout.session",
@@ -133,7 +159,9 @@ class World:
             currency=currency,
             line_items_asked=params["line_items"],
             subscription_data_asked=params.get("subscription_data", {}),
+            invoice_creation_asked=params.get("invoice_creation", {}),
             subscription=None,
+            invoice=None,
             currency_conversion=None,
             expires_at=now() + SESSION_SECONDS,
             payment_intent=None,

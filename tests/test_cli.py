@@ -92,6 +92,8 @@ def quernel(
         ([*PAYMENT[:-2], "5"], "--actor"),
         (["payments", "refund", USER, "all", "--reason", "r", "--actor", "ada"], "minor units"),
         (["plans", "assign", "pro", "--user", USER, "--reason", "r", "--actor", "a"], "--until"),
+        (["invoices", "record", "1", "--user", USER, "--reason", "r", "--actor", "a"], "--number"),
+        ([*PAYMENT, "1", "--plan", "pro", "--invoice", USER], "not allowed with"),
     ],
 )
 def test_wrong_usage_ends_with_status_2_and_says_what_is_wrong(
@@ -180,6 +182,8 @@ def test_a_job_that_fails_ends_with_status_1(
         ["credits", "grant"],
         ["credits", "balance"],
         ["credits", "statement"],
+        ["invoices"],
+        ["invoices", "record"],
         ["payments"],
         ["payments", "record"],
         ["payments", "refund"],
@@ -330,6 +334,35 @@ def test_a_payment_is_recorded_and_refunded(quernel: Quernel, new_user: NewUser)
     refunded = json.loads(out)
     assert refunded["status"] == "partially_refunded"
     assert refunded["account"]["balance"] == payment["account"]["balance"] - 500
+
+
+def test_an_invoice_is_recorded_and_paid(quernel: Quernel, new_user: NewUser) -> None:
+    account = ["--user", new_user().id]
+    by = ["--reason", "a contract", "--actor", "ada", "--json"]
+    period = ["--period-start", "2026-01-01T00:00:00Z", "--period-end", "2026-02-01T00:00:00Z"]
+    status, out, err = quernel(
+        "invoices", "record", "2900", *account, "--number", uuid.uuid4().hex, "--plan", "pro",
+        "--tax", "400", "--due-at", "2999-01-31T00:00:00Z", *period, *by,
+    )  # fmt: skip
+    assert (status, err) == (0, "")
+    invoice = json.loads(out)
+    assert (invoice["status"], invoice["plan"], invoice["tax_minor"]) == ("open", "pro", 400)
+    status, out, err = quernel(
+        "payments", "record", "2900", *account, "--provider", "wise", "--transaction",
+        uuid.uuid4().hex, "--invoice", invoice["invoice_id"], *by,
+    )  # fmt: skip
+    assert (status, err) == (0, "")
+    assert json.loads(out)["invoice"] == invoice["number"]
+
+
+def test_a_payment_names_the_plan_it_was_for(quernel: Quernel, new_user: NewUser) -> None:
+    status, out, err = quernel(
+        "payments", "record", "2900", "--user", new_user().id, "--provider", "wise",
+        "--transaction", uuid.uuid4().hex, "--plan", "pro", "--reason", "r", "--actor", "ada",
+        "--json",
+    )  # fmt: skip
+    assert (status, err) == (0, "")
+    assert json.loads(out)["plan"] == "pro"
 
 
 def test_a_plan_is_given(quernel: Quernel, new_user: NewUser) -> None:

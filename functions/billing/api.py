@@ -19,6 +19,7 @@ from functions.billing.schemas import (
 )
 from functions.billing.service import CheckoutService, InboxService
 from functions.billing.stripe_client import StripeGateway, expects_livemode
+from functions.billing.stripe_prices import StripePrices
 from functions.billing.stripe_subscriptions import SubscriptionGateway
 from functions.billing.subscription_schemas import (
     CANCEL_REQUEST,
@@ -38,7 +39,7 @@ from functions.billing.subscription_schemas import (
 )
 from functions.billing.subscriptions import SubscriptionService
 from functions.billing.webhook import verified_event
-from functions.core.auth import CurrentCaller
+from functions.core.auth import Caller, CurrentCaller
 from functions.core.dependencies import DatabaseDep, SettingsDep, StripeDep
 from functions.core.errors import InvalidRequestError, NotFoundError
 from functions.core.openapi import example
@@ -62,6 +63,15 @@ async def _idempotency_key(idempotency_key: Annotated[str | None, Header()] = No
 IdempotencyKeyDep = Annotated[str | None, Depends(_idempotency_key)]
 
 
+async def _customer(caller: CurrentCaller, database: DatabaseDep) -> Caller:
+    """The caller, within the limit of requests that make us ask Stripe something."""
+    await database.rpc("billing_request", p_user_id=caller.user_id)
+    return caller
+
+
+Customer = Annotated[Caller, Depends(_customer)]
+
+
 @router.post(
     "/checkout",
     summary="Buy a credit pack",
@@ -76,14 +86,16 @@ IdempotencyKeyDep = Annotated[str | None, Depends(_idempotency_key)]
 )
 async def checkout(
     request: Request,
-    caller: CurrentCaller,
+    caller: Customer,
     database: DatabaseDep,
     client: StripeDep,
     idempotency_key: IdempotencyKeyDep,
 ) -> Checkout:
     """See CheckoutService.start."""
     wanted = await read_json(request, CheckoutRequest)
-    service = CheckoutService(database, StripeGateway(client), request.app.state.settings)
+    service = CheckoutService(
+        database, StripeGateway(client), StripePrices(client), request.app.state.settings
+    )
     return await service.start(caller.user_id, wanted, idempotency_key)
 
 
@@ -93,7 +105,9 @@ def _subscription_service(
     subscriptions = SubscriptionGateway(
         client, portal_configuration=settings.stripe_portal_configuration
     )
-    return SubscriptionService(database, StripeGateway(client), subscriptions, settings)
+    return SubscriptionService(
+        database, StripeGateway(client), subscriptions, StripePrices(client), settings
+    )
 
 
 SubscriptionsDep = Annotated[SubscriptionService, Depends(_subscription_service)]
@@ -112,7 +126,7 @@ SubscriptionsDep = Annotated[SubscriptionService, Depends(_subscription_service)
 )
 async def subscribe(
     request: Request,
-    caller: CurrentCaller,
+    caller: Customer,
     service: SubscriptionsDep,
     idempotency_key: IdempotencyKeyDep,
 ) -> SubscriptionCheckout:
@@ -133,7 +147,7 @@ async def subscribe(
     responses=example("The subscription.", SUBSCRIPTION_EXAMPLE | {"plan": "business"}),
 )
 async def change_subscription(
-    request: Request, caller: CurrentCaller, service: SubscriptionsDep, subscription_id: UUID
+    request: Request, caller: Customer, service: SubscriptionsDep, subscription_id: UUID
 ) -> Subscription:
     """See SubscriptionService.change."""
     wanted = await read_json(request, ChangeRequest)
@@ -148,7 +162,7 @@ async def change_subscription(
     responses=example("The subscription.", SUBSCRIPTION_EXAMPLE | {"cancel_at_period_end": True}),
 )
 async def cancel_subscription(
-    request: Request, caller: CurrentCaller, service: SubscriptionsDep, subscription_id: UUID
+    request: Request, caller: Customer, service: SubscriptionsDep, subscription_id: UUID
 ) -> Subscription:
     """See SubscriptionService.act."""
     wanted = await read_json(request, CancelRequest)
@@ -166,7 +180,7 @@ async def cancel_subscription(
     responses=example("The subscription.", SUBSCRIPTION_EXAMPLE | {"is_paused": True}),
 )
 async def pause_subscription(
-    caller: CurrentCaller, service: SubscriptionsDep, subscription_id: UUID
+    caller: Customer, service: SubscriptionsDep, subscription_id: UUID
 ) -> Subscription:
     """See SubscriptionService.act."""
     return await service.act(caller.user_id, subscription_id, "pause")
@@ -182,7 +196,7 @@ async def pause_subscription(
     responses=example("The subscription.", SUBSCRIPTION_EXAMPLE),
 )
 async def resume_subscription(
-    caller: CurrentCaller, service: SubscriptionsDep, subscription_id: UUID
+    caller: Customer, service: SubscriptionsDep, subscription_id: UUID
 ) -> Subscription:
     """See SubscriptionService.act."""
     return await service.act(caller.user_id, subscription_id, "resume")
@@ -195,7 +209,7 @@ async def resume_subscription(
     openapi_extra=PORTAL_REQUEST,
     responses=example("The page.", PORTAL_EXAMPLE),
 )
-async def portal(request: Request, caller: CurrentCaller, service: SubscriptionsDep) -> Portal:
+async def portal(request: Request, caller: Customer, service: SubscriptionsDep) -> Portal:
     """See SubscriptionService.portal."""
     return await service.portal(caller.user_id, await read_json(request, PortalRequest))
 

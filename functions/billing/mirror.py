@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from functions.billing.stripe_client import Reading
+from functions.billing.stripe_client import Reading, StripeGateway
 from functions.core.database import Database
+from functions.core.errors import QuernelError
 from functions.core.json import Json
 
 
@@ -45,3 +46,22 @@ async def reapplied(
         p_fetched_at=reading.at,
     )
     return reading.state, str(done["result"])
+
+
+async def ended_session(
+    database: Database, gateway: StripeGateway, session_id: str
+) -> dict[str, Json]:
+    """End a checkout session; its state, also where it was used or has ended already.
+
+    Raises QuernelError of the call or of the database.
+    """
+
+    async def end() -> Reading:
+        try:
+            return await gateway.expire_session(session_id)
+        except QuernelError as error:
+            if error.code != "payment_provider_error":
+                raise
+            return await gateway.read("checkout.session", session_id)
+
+    return await mirrored(database, "checkout.session", session_id, end)

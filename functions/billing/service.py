@@ -11,6 +11,7 @@ from functions.billing.customers import require_customer
 from functions.billing.redirects import require_allowed
 from functions.billing.schemas import Checkout, CheckoutRequest
 from functions.billing.stripe_client import Session, StripeGateway
+from functions.billing.stripe_prices import Price, StripePrices
 from functions.core.database import Database
 from functions.core.errors import QuernelError, UnavailableError
 from functions.core.json import Json
@@ -29,9 +30,12 @@ Result = Literal["applied", "duplicate", "ignored"]
 class CheckoutService:
     """Sells credit packs."""
 
-    def __init__(self, database: Database, gateway: StripeGateway, settings: Settings) -> None:
+    def __init__(
+        self, database: Database, gateway: StripeGateway, prices: StripePrices, settings: Settings
+    ) -> None:
         self._database = database
         self._gateway = gateway
+        self._prices = prices
         self._settings = settings
 
     async def start(
@@ -40,8 +44,9 @@ class CheckoutService:
         """Open a purchase and the page on which it is paid; same key, same page.
 
         Raises QuernelError, among them url_not_allowed, pack_not_found, not_a_member, not_an_admin,
-        currency_mismatch, idempotency_conflict and payment_provider_unavailable. Nothing is
-        created at Stripe before the database has agreed to the purchase.
+        currency_mismatch, price_not_available, pack_price_mismatch, idempotency_conflict and
+        payment_provider_unavailable. Nothing is created at Stripe before the database has agreed to
+        the purchase, and its price there is the pack's.
         """
         for param in ("success_url", "cancel_url"):
             require_allowed(getattr(request, param), self._settings.browser_origins, param=param)
@@ -54,6 +59,12 @@ class CheckoutService:
             p_currency=request.currency,
         )
         if purchase["checkout_session_id"] is None:
+            if purchase["pack"]["stripe_price_id"] is not None:
+                await self._prices.require(
+                    purchase["pack"]["stripe_price_id"],
+                    Price(purchase["price_minor"], purchase["currency"]),
+                    mismatch="pack_price_mismatch",
+                )
             session = await self._gateway.create_session(
                 purchase,
                 customer_id=await require_customer(

@@ -113,6 +113,8 @@ class StripeGateway:
             "client_reference_id": purchase["id"],
             "metadata": reference,
             "payment_intent_data": {"metadata": reference},
+            # Whoever pays gets a numbered invoice. It names the purchase, and grants nothing.
+            "invoice_creation": {"enabled": True, "invoice_data": {"metadata": reference}},
             "line_items": [_line_item(purchase)],
             # The price is what the purchase says, in its currency, or nothing is granted.
             "adaptive_pricing": {"enabled": False},
@@ -133,11 +135,13 @@ class StripeGateway:
             currency=session.currency,
         )
 
-    async def expire_session(self, session_id: str) -> None:
+    async def expire_session(self, session_id: str) -> Reading:
         """Make sure that a session cannot be paid any more."""
         with translated("checkout.sessions.expire"):
-            await self._v1.checkout.sessions.expire_async(
-                session_id, None, {"idempotency_key": f"quernel-expire-{session_id}"}
+            return reading_of(
+                await self._v1.checkout.sessions.expire_async(
+                    session_id, None, {"idempotency_key": f"quernel-expire-{session_id}"}
+                )
             )
 
     async def read(self, object_type: str, object_id: str) -> Reading:

@@ -18,6 +18,10 @@ UNSET: Literal[""] = ""
 """How Stripe is told to forget a value."""
 
 
+BOUNDARY_SECONDS = 600
+"""What ends so soon counts as ended: it may have by the time that Stripe does what it is told."""
+
+
 class SubscriptionGateway:
     """The calls. Each raises QuernelError and nothing else.
 
@@ -35,10 +39,11 @@ class SubscriptionGateway:
         checkout: dict[str, Json],
         *,
         customer_id: str,
-        success_url: str,
-        cancel_url: str,
     ) -> Session:
-        """The page on which a subscription is bought; repeated, the same page."""
+        """The page on which a subscription is bought; repeated, the same page.
+
+        All of it is what the checkout says, since Stripe refuses a key with other parameters.
+        """
         reference = {
             "quernel_checkout_id": checkout["id"],
             "quernel_plan": checkout["plan"],
@@ -50,8 +55,10 @@ class SubscriptionGateway:
             "metadata": reference,
             "subscription_data": {"metadata": reference},
             "line_items": [{"quantity": 1, "price": checkout["stripe_price_id"]}],
-            "success_url": success_url,
-            "cancel_url": cancel_url,
+            # Paid in its price's currency, or the credits could not be counted.
+            "adaptive_pricing": {"enabled": False},
+            "success_url": checkout["success_url"],
+            "cancel_url": checkout["cancel_url"],
         }
         if checkout["trial_days"]:
             params["subscription_data"]["trial_period_days"] = checkout["trial_days"]
@@ -112,13 +119,12 @@ class SubscriptionGateway:
 
     async def pause(self, subscription: dict[str, Json], key: str) -> Reading:
         """Collect nothing from the next period on; what is paid is kept to its end."""
+        paid = {"quernel_paid_until": str(subscription["current_period_end"])}
+        if not subscription["keeps_plan"]:
+            # Stripe merges metadata: the larger plan of a period long past would be back.
+            paid["quernel_paid_plan"] = UNSET
         return await self._update(
-            subscription,
-            {
-                "pause_collection": {"behavior": "void"},
-                "metadata": {"quernel_paid_until": str(subscription["current_period_end"])},
-            },
-            key,
+            subscription, {"pause_collection": {"behavior": "void"}, "metadata": paid}, key
         )
 
     async def resume(self, subscription: dict[str, Json], now: int, key: str) -> Reading:
@@ -139,11 +145,13 @@ class SubscriptionGateway:
         params: SubscriptionUpdateParams = {}
         if subscription["cancel_at_period_end"]:
             params["cancel_at_period_end"] = False
+        if subscription["cancels_on_a_date"]:
+            params["cancel_at"] = UNSET
         if subscription["is_paused"]:
             params["pause_collection"] = UNSET
             if not subscription["keeps_plan"]:
-                params["metadata"] = {"quernel_paid_until": UNSET}
-            if (subscription["paid_until"] or 0) <= now:
+                params["metadata"] = {"quernel_paid_plan": UNSET, "quernel_paid_until": UNSET}
+            if (subscription["paid_until"] or 0) <= now + BOUNDARY_SECONDS:
                 params["billing_cycle_anchor"] = {"type": "now"}
                 params["proration_behavior"] = "none"
                 params["payment_behavior"] = "error_if_incomplete"

@@ -116,8 +116,11 @@ TEXTS: Mapping[str, Mapping[Language, Text]] = {
             subjects=("Votre paiement de {amount} a été refusé", "Votre paiement a été refusé"),
             paragraphs=(
                 "Votre paiement n’a pas abouti. Vérifiez votre moyen de paiement.",
+                "Il s’agit de la recharge automatique : {pack}.",
                 "Montant : {amount}",
                 "Une nouvelle tentative aura lieu le {next_attempt_at}.",
+                "La recharge automatique a été désactivée le {switched_off_at}. Réactivez-la une "
+                "fois votre moyen de paiement vérifié.",
             ),
             action="Régler la facture",
             link="invoice",
@@ -126,8 +129,11 @@ TEXTS: Mapping[str, Mapping[Language, Text]] = {
             subjects=("Your payment of {amount} was declined", "Your payment was declined"),
             paragraphs=(
                 "Your payment did not go through. Please check your payment method.",
+                "It was for the automatic top-up: {pack}.",
                 "Amount: {amount}",
                 "We will try again on {next_attempt_at}.",
+                "The automatic top-up was switched off on {switched_off_at}. Switch it on again "
+                "once your payment method is in order.",
             ),
             action="Pay the invoice",
             link="invoice",
@@ -233,6 +239,25 @@ TEXTS: Mapping[str, Mapping[Language, Text]] = {
                 "Without credits, new requests will be refused.",
             ),
             action="Buy credits",
+        ),
+    },
+    "auto_top_up_stopped": {
+        "fr": Text(
+            subjects=("La recharge automatique est désactivée",),
+            paragraphs=(
+                "Un paiement vous a été remboursé ou est contesté. Nous avons donc désactivé la "
+                "recharge automatique de vos crédits : rien ne sera débité tant que vous ne "
+                "l’aurez pas réactivée.",
+            ),
+            action="Ouvrir l’application",
+        ),
+        "en": Text(
+            subjects=("Automatic top-up is off",),
+            paragraphs=(
+                "A payment was refunded to you or is disputed, so we have switched the automatic "
+                "top-up of your credits off. Nothing is charged until you switch it on again.",
+            ),
+            action="Open the application",
         ),
     },
     "webhook_disabled": {

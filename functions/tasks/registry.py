@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from functions.billing.tasks import apply_stripe_event, buy_automatic_top_up, reconcile_stripe
+from functions.billing.tasks import (
+    apply_stripe_event,
+    buy_automatic_top_up,
+    cancel_subscription,
+    expire_checkout,
+    reconcile_stripe,
+)
 from functions.notifications.tasks import send_email, send_event
 from functions.tasks.context import TaskKind
 
 TASK_KINDS: Mapping[str, TaskKind] = {
     "email": TaskKind(send_email, timeout_seconds=120),
     "auto_top_up": TaskKind(buy_automatic_top_up, timeout_seconds=120),
+    "checkout_expire": TaskKind(expire_checkout, timeout_seconds=60),
+    "subscription_cancel": TaskKind(cancel_subscription, timeout_seconds=60),
     "stripe_event": TaskKind(apply_stripe_event, timeout_seconds=60),
     "webhook": TaskKind(send_event, timeout_seconds=60),
     "stripe_reconcile": TaskKind(reconcile_stripe, timeout_seconds=1200),

@@ -1,6 +1,7 @@
 -- Revenue: a row is a month (UTC) in which payments went through, what they paid for, and a currency, newest first.
 -- Money is in minor units (cents). Refunds and disputes count in the month of their payment: net_minor is what is left.
--- A payment of an invoice belongs to the plan of its largest line; credits are packs and recorded payments for credits.
+-- A payment of an invoice belongs to the plan of its largest line, a recorded one to the plan that was named with it or
+-- with its invoice; credits are packs and recorded payments for credits.
 -- Run: psql "$QUERNEL_ADMIN_URL" --file sql/reports/revenue.sql
 select
   sold.month,
@@ -16,12 +17,16 @@ from (
     p.*,
     to_char(p.processed_at at time zone 'utc', 'YYYY-MM') as month,
     coalesce(
-      line.slug, plan.slug, case when num_nonnulls(p.purchase_id, p.lot_id) > 0 then 'credits' else 'other' end
+      line.slug,
+      recorded.slug,
+      plan.slug,
+      case when num_nonnulls(p.purchase_id, p.lot_id) > 0 then 'credits' else 'other' end
     ) as sold
   from public.payments as p
   left join public.invoices as i on i.id = p.invoice_id
   left join public.subscriptions as s on s.stripe_subscription_id = i.stripe_subscription_id
   left join public.plans as plan on plan.id = s.plan_id
+  left join public.plans as recorded on recorded.id = coalesce(p.plan_id, i.plan_id)
   -- What the invoice's lines say; a subscription may have another plan by now.
   left join lateral (
     select billed.slug

@@ -44,6 +44,7 @@ insert into private.notification_templates (name, is_transactional, is_email, is
 ('subscription_expiring', true, true, true, 'A subscription comes to its end.'),
 ('usage_threshold', false, true, true, 'A share of a limit is used up.'),
 ('low_balance', false, true, true, 'Few credits are left.'),
+('auto_top_up_stopped', true, true, true, 'An automatic top-up was switched off because money was given back.'),
 ('webhook_disabled', true, true, true, 'A webhook endpoint was switched off because it does not answer.'),
 ('ping', false, false, false, 'The owner of a webhook endpoint tries it out.');
 
@@ -272,7 +273,7 @@ insert into private.settings (name, value, description) values
 ('invitation_emails_per_address', '3', 'Invitation emails that an address gets in 24 hours at most.'),
 ('max_webhook_endpoints', '10', 'Webhook endpoints of one owner.'),
 ('webhook_max_failures', '5', 'Events given up in a row after which an endpoint is switched off.'),
-('webhook_pings_per_hour', '10', 'Pings of one webhook endpoint per hour.'),
+('webhook_pings_per_hour', '10', 'Pings of one owner''s webhook endpoints per hour.'),
 ('webhook_rotation_hours', '24', 'Hours during which the signing secret before the present one signs as well.'),
 ('notification_retention_days', '400', 'Days that notifications are kept; for so long a key is told once.');
 
@@ -963,20 +964,29 @@ create function backend.webhook_endpoint_ping(p_user_id uuid, p_endpoint_id uuid
 language plpgsql volatile security definer set search_path = ''
 as $$
 declare
-  v_endpoint public.webhook_endpoints := private.find_webhook_endpoint(p_user_id, p_endpoint_id);
+  v_endpoint public.webhook_endpoints;
   v_notification_id uuid;
   v_pings timestamptz[];
 begin
+  -- The owner before the endpoint, as their erasure locks them: their pings are counted one at a time.
+  select e.* into v_endpoint from public.webhook_endpoints as e where e.id = p_endpoint_id;
+  perform p.id from public.profiles as p where p.id = v_endpoint.user_id for no key update;
+  perform o.id from public.organizations as o where o.id = v_endpoint.organization_id for no key update;
+  v_endpoint := private.find_webhook_endpoint(p_user_id, p_endpoint_id);
   if not v_endpoint.is_active then
     perform private.fail(409, 'webhook_endpoint_disabled', 'This webhook endpoint is switched off.');
   end if;
-  -- It may be the server of somebody who has asked for nothing.
-  select array_agg(d.created_at order by d.created_at) into v_pings
-  from public.webhook_deliveries as d
-  where d.endpoint_id = p_endpoint_id and d.created_at > now() - interval '1 hour' and d.event_type = 'ping';
+  -- It may be the server of somebody who has asked for nothing, under this endpoint or one that is gone.
+  select array_agg(n.created_at order by n.created_at) into v_pings
+  from private.notifications as n
+  where n.template = 'ping' and n.created_at > now() - interval '1 hour'
+    and (n.user_id = v_endpoint.user_id or n.organization_id = v_endpoint.organization_id);
   if cardinality(v_pings) >= (private.setting('webhook_pings_per_hour'))::integer then
-    perform private.fail(429, 'rate_limited', 'Too many tests of this webhook endpoint; wait a little.',
-      jsonb_build_object('retry_after', ceil(extract(epoch from v_pings[1] + interval '1 hour' - now()))));
+    perform private.fail(429, 'rate_limited', 'Too many tests of webhook endpoints; wait a little.',
+      jsonb_build_object(
+        'limit_source', 'webhook_pings_per_hour',
+        'retry_after', ceil(extract(epoch from v_pings[1] + interval '1 hour' - now()))
+      ));
   end if;
   insert into private.notifications (user_id, organization_id, template, key, facts)
   values (

@@ -5,7 +5,7 @@
 --   private.plan_prices       every price at Stripe a plan ever had: old subscriptions keep theirs
 --   credit_packs              what a top-up can buy
 --   credit_purchases          one row per checkout, with credits and price as they were when it began
---   private.stripe_customers  the one Stripe customer of each owner
+--   private.stripe_customers  the Stripe customer of each owner, and those that were deleted at Stripe
 --   private.stripe_events     the inbox: every event once, with what became of it
 --   private.stripe_objects    the newest state of each Stripe object that was applied
 --
@@ -186,17 +186,13 @@ alter table public.organizations
 add column plan_id uuid references public.plans (id),
 add column plan_started_at timestamptz,
 add column plan_expires_at timestamptz,
-add column stripe_customer_id text,
 add constraint plan_ends_after_it_starts check (plan_expires_at > plan_started_at);
 
 comment on column public.organizations.plan_id is 'The plan the organization has; null for the free one.';
 comment on column public.organizations.plan_started_at is 'When the plan began.';
 comment on column public.organizations.plan_expires_at is 'When the plan falls back to free; null while it runs on.';
-comment on column public.organizations.stripe_customer_id is 'The customer at Stripe; null before the first checkout.';
 
 create index organizations_by_plan on public.organizations (plan_id) where plan_id is not null;
-create unique index organizations_have_one_stripe_customer
-on public.organizations (stripe_customer_id) where stripe_customer_id is not null;
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- Credit packs and their purchase
@@ -253,6 +249,7 @@ create table public.credit_purchases (
   bought_by uuid references public.profiles (id) on delete set null,
   account_id uuid not null references public.credit_accounts (id),
   pack_id uuid not null references public.credit_packs (id),
+  pack_name text not null,
   credits numeric(20, 6) not null,
   price_minor bigint not null,
   currency text not null,
@@ -296,6 +293,7 @@ comment on column public.credit_purchases.organization_id is 'The organization t
 comment on column public.credit_purchases.bought_by is 'Who started the checkout; null once erased.';
 comment on column public.credit_purchases.account_id is 'The credit account that receives the credits.';
 comment on column public.credit_purchases.pack_id is 'The pack that was bought.';
+comment on column public.credit_purchases.pack_name is 'Name of the pack when it began: what Stripe is told is the same for every attempt.';
 comment on column public.credit_purchases.credits is 'Credits it grants, as the pack said when the checkout began.';
 comment on column public.credit_purchases.price_minor is 'What must be paid, in minor units, as the pack said when the checkout began.';
 comment on column public.credit_purchases.currency is 'Currency of the price, lower-case ISO 4217.';
@@ -333,8 +331,8 @@ on public.credit_purchases (stripe_charge_id) where stripe_charge_id is not null
 
 create table private.stripe_customers (
   id uuid primary key default gen_random_uuid(),
-  user_id uuid unique references public.profiles (id) on delete set null,
-  organization_id uuid unique references public.organizations (id) on delete set null,
+  user_id uuid references public.profiles (id) on delete set null,
+  organization_id uuid references public.organizations (id) on delete set null,
   account_id uuid not null references public.credit_accounts (id),
   customer_id text unique,
   default_payment_method_id text,
@@ -342,23 +340,32 @@ create table private.stripe_customers (
   name text,
   created_at timestamptz not null default now(),
   attached_at timestamptz,
+  deleted_at timestamptz,
   constraint a_customer_has_at_most_one_owner check (num_nonnulls(user_id, organization_id) <= 1),
   constraint an_attached_customer_has_an_id check ((customer_id is null) = (attached_at is null)),
-  constraint an_attached_customer_keeps_no_personal_data check (customer_id is null or num_nonnulls(email, name) = 0)
+  constraint an_attached_customer_keeps_no_personal_data check (customer_id is null or num_nonnulls(email, name) = 0),
+  constraint only_an_attached_customer_is_deleted check (deleted_at is null or customer_id is not null)
 );
 
-comment on table private.stripe_customers is 'The one Stripe customer of each user or organization.';
+comment on table private.stripe_customers is 'The Stripe customer of each user or organization: one that is live, and those that were deleted at Stripe, since their events may come later.';
 comment on column private.stripe_customers.id is 'Identifies the claim; the idempotency key of the customer''s creation at Stripe derives from it.';
 comment on column private.stripe_customers.user_id is 'The user it stands for; null for an organization''s, or once erased.';
 comment on column private.stripe_customers.organization_id is 'The organization it stands for; null for a user''s, or once erased.';
 comment on column private.stripe_customers.account_id is 'Credit account of the owner; stays when the owner is erased.';
 comment on column private.stripe_customers.customer_id is 'Its id at Stripe; null while it is being created.';
 comment on column private.stripe_customers.default_payment_method_id is 'The payment method at Stripe that the customer chose for invoices; null for none.';
-comment on column private.stripe_customers.email is 'Address it is created with, the same for every attempt; null once it exists.';
+comment on column private.stripe_customers.email is 'Verified address it is created with, the same for every attempt; null for none, and once it exists.';
 comment on column private.stripe_customers.name is 'Name it is created with, the same for every attempt; null once it exists.';
 comment on column private.stripe_customers.created_at is 'When the first checkout claimed it.';
 comment on column private.stripe_customers.attached_at is 'When its id at Stripe became known.';
+comment on column private.stripe_customers.deleted_at is 'When we heard that it was deleted at Stripe: nothing is sold through it any more, and what is still told of it belongs to its owner. Null while it is live.';
 
+create unique index stripe_customers_are_live_once_per_user
+on private.stripe_customers (user_id) where deleted_at is null;
+create unique index stripe_customers_are_live_once_per_organization
+on private.stripe_customers (organization_id) where deleted_at is null;
+create index stripe_customers_by_user on private.stripe_customers (user_id);
+create index stripe_customers_by_organization on private.stripe_customers (organization_id);
 create index stripe_customers_by_account on private.stripe_customers (account_id);
 
 create table private.stripe_object_handlers (
@@ -586,6 +593,22 @@ create function private.keep_plan_prices() returns trigger
 language plpgsql security definer set search_path = ''
 as $$
 begin
+  if exists (
+    select
+    from private.plan_prices as k
+    inner join (
+      values
+      (new.stripe_price_id_monthly, 'month', new.price_monthly_minor),
+      (new.stripe_price_id_yearly, 'year', new.price_yearly_minor)
+    ) as p (price_id, billing_interval, amount_minor) on p.price_id = k.stripe_price_id
+    where (k.plan_id, k.billing_interval) = (new.id, p.billing_interval)
+      and (k.amount_minor, k.currency) is distinct from (p.amount_minor, new.currency)
+      and exists (select from public.subscriptions as s where s.stripe_price_id = k.stripe_price_id)
+  ) then
+    -- A price at Stripe keeps its amount for good, and what was paid is counted by it.
+    perform private.fail(409, 'plan_price_in_use',
+      'Somebody pays this price at Stripe, whose amount never changes: make a new price and name it with the new amount.');
+  end if;
   insert into private.plan_prices as k (stripe_price_id, plan_id, billing_interval, amount_minor, currency)
   select p.price_id, new.id, p.billing_interval, p.amount_minor, new.currency
   from (
@@ -608,7 +631,7 @@ begin
 end
 $$;
 
-comment on function private.keep_plan_prices() is 'Trigger: remembers every price a plan had; 409 plan_price_in_use when another plan has or had it.';
+comment on function private.keep_plan_prices() is 'Trigger: remembers every price a plan had; 409 plan_price_in_use when another plan has or had it, or when a price that is being paid would get another amount or currency.';
 
 create trigger plans_keep_their_prices
 after insert
@@ -644,18 +667,27 @@ create function private.plan_of(p_user_id uuid, p_organization_id uuid) returns 
 language plpgsql stable security definer set search_path = ''
 as $$
 declare
+  v_has record;
   v_plan public.plans;
 begin
   if p_organization_id is not null then
-    select pl.* into v_plan
+    select pl as plan, o.plan_expires_at <= now() as is_over into v_has
     from public.organizations as o
     inner join public.plans as pl on pl.id = o.plan_id
-    where o.id = p_organization_id and (o.plan_expires_at is null or o.plan_expires_at > now());
+    where o.id = p_organization_id;
   else
-    select pl.* into v_plan
+    select pl as plan, p.plan_expires_at <= now() as is_over into v_has
     from public.profiles as p
     inner join public.plans as pl on pl.id = p.plan_id
-    where p.id = p_user_id and (p.plan_expires_at is null or p.plan_expires_at > now());
+    where p.id = p_user_id;
+  end if;
+  if v_has.is_over then
+    -- The sweep has not come by yet. Behind a larger plan that was kept there may be another that is paid for.
+    select pl.* into v_plan
+    from private.best_entitlement(p_user_id, p_organization_id) as e
+    inner join public.plans as pl on pl.id = e.plan_id;
+  else
+    v_plan := v_has.plan;
   end if;
   if v_plan.id is null then
     select pl.* into strict v_plan from public.plans as pl where pl.slug = 'free';
@@ -665,7 +697,57 @@ end
 $$;
 
 comment on function private.plan_of(uuid, uuid) is
-'The payer''s plan: the organization''s when one is given, else the user''s; free when there is none or it has expired.';
+'The payer''s plan: the organization''s when one is given, else the user''s; once it has expired what their subscriptions give, else free.';
+
+-- ---------------------------------------------------------------------------------------------------------------
+-- How often somebody may ask for what makes us ask Stripe
+-- ---------------------------------------------------------------------------------------------------------------
+
+insert into private.settings (name, value, description) values
+(
+  'billing_requests_per_minute', '30',
+  'Checkouts, portals and changes of subscriptions that a person may ask for per minute; a minute''s worth at once.'
+);
+
+create unlogged table private.billing_rates (
+  user_id uuid primary key references public.profiles (id) on delete cascade,
+  next_at timestamptz not null
+);
+
+comment on table private.billing_rates is 'How far each person is into the limit of billing requests. Unlogged: after a crash of the database everybody begins anew.';
+comment on column private.billing_rates.user_id is 'Who asks, for themselves or for an organization.';
+comment on column private.billing_rates.next_at is 'When what was used will have been given back (private.gcra).';
+
+alter table private.billing_rates enable row level security;
+
+create function backend.billing_request(p_user_id uuid) returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_is_active boolean;
+  v_next_at timestamptz;
+  v_rate record;
+begin
+  select p.is_active into v_is_active from public.profiles as p where p.id = p_user_id for key share;
+  if v_is_active is not true then
+    perform private.fail(403, 'account_suspended', 'This account is suspended.');
+  end if;
+  insert into private.billing_rates (user_id, next_at) values (p_user_id, now()) on conflict do nothing;
+  select r.next_at into strict v_next_at from private.billing_rates as r where r.user_id = p_user_id for update;
+  v_rate := private.gcra(
+    v_next_at, clock_timestamp(), private.setting('billing_requests_per_minute')::integer, interval '1 minute', 1
+  );
+  if v_rate.retry_after is not null then
+    perform private.fail(429, 'rate_limited', 'Too many requests; wait a little.', jsonb_build_object(
+      'limit_source', 'billing_requests_per_minute', 'retry_after', ceil(v_rate.retry_after)));
+  end if;
+  update private.billing_rates as r set next_at = v_rate.next_at where r.user_id = p_user_id;
+  return jsonb_build_object('remaining', v_rate.remaining);
+end
+$$;
+
+comment on function backend.billing_request(uuid) is
+'Counts a request of a person that will ask Stripe something; 429 rate_limited beyond billing_requests_per_minute, 403 account_suspended.';
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- Checkout
@@ -702,7 +784,7 @@ as $$
     'created_at', p_purchase.created_at,
     'pack', (
       select jsonb_build_object(
-        'slug', k.slug, 'name', k.name, 'description', k.description, 'stripe_price_id', k.stripe_price_id
+        'slug', k.slug, 'name', p_purchase.pack_name, 'description', k.description, 'stripe_price_id', k.stripe_price_id
       )
       from public.credit_packs as k where k.id = p_purchase.pack_id
     )
@@ -750,12 +832,12 @@ begin
     where c.bought_by = p_user_id and c.idempotency_key = p_idempotency_key and c.status in ('failed', 'expired');
   end if;
   insert into public.credit_purchases (
-    user_id, organization_id, bought_by, account_id, pack_id, credits, price_minor, currency, valid_days,
+    user_id, organization_id, bought_by, account_id, pack_id, pack_name, credits, price_minor, currency, valid_days,
     idempotency_key
   ) values (
     case when v_organization_id is null then p_user_id end, v_organization_id, p_user_id,
-    private.account_id(p_user_id, v_organization_id), v_pack.id, v_pack.credits, v_pack.price_minor, v_pack.currency,
-    v_pack.valid_days, p_idempotency_key
+    private.account_id(p_user_id, v_organization_id), v_pack.id, v_pack.name, v_pack.credits, v_pack.price_minor,
+    v_pack.currency, v_pack.valid_days, p_idempotency_key
   )
   on conflict (bought_by, idempotency_key) do nothing
   returning * into v_purchase;
@@ -781,22 +863,29 @@ as $$
 declare
   v_customer private.stripe_customers;
 begin
-  insert into private.stripe_customers (user_id, organization_id, account_id, email, name)
-  select case when p_organization_id is null then p.id end, o.id, a.id, p.email, coalesce(o.name, p.full_name)
-  from public.profiles as p
-  left join public.organizations as o on o.id = p_organization_id
-  inner join public.credit_accounts as a
-    on case when p_organization_id is null then a.user_id = p.id else a.organization_id = o.id end
-  where p.id = p_user_id and (p_organization_id is null or o.id is not null)
-  on conflict do nothing;
+  -- Twice at most: the customer that was in the way may be deleted while we wait for its row.
+  for v_try in 1..2 loop
+    insert into private.stripe_customers (user_id, organization_id, account_id, email, name)
+    select case when p_organization_id is null then p.id end, o.id, a.id,
+      -- Invoices are sent there: an address that nobody has confirmed is somebody else's.
+      case when p.email_verified_at is not null then p.email end, coalesce(o.name, p.full_name)
+    from public.profiles as p
+    left join public.organizations as o on o.id = p_organization_id
+    inner join public.credit_accounts as a
+      on case when p_organization_id is null then a.user_id = p.id else a.organization_id = o.id end
+    where p.id = p_user_id and (p_organization_id is null or o.id is not null)
+    on conflict do nothing;
 
-  select c.* into v_customer
-  from private.stripe_customers as c
-  where case
-    when p_organization_id is null then c.user_id = p_user_id
-    else c.organization_id = p_organization_id
-  end
-  for update;
+    select c.* into v_customer
+    from private.stripe_customers as c
+    where c.deleted_at is null
+      and case
+        when p_organization_id is null then c.user_id = p_user_id
+        else c.organization_id = p_organization_id
+      end
+    for update;
+    exit when v_customer.id is not null;
+  end loop;
   if v_customer.id is null then
     perform private.fail(404, 'owner_not_found', 'There is no such user or organization.');
   end if;
@@ -811,6 +900,30 @@ $$;
 
 comment on function backend.customer_claim(uuid, uuid) is
 'The Stripe customer of an organization, else of the user; where there is none yet, what to create it with: the same for every caller until it exists.';
+
+create function private.my_organization_customer_id(p_organization_id uuid) returns text
+language sql stable security definer set search_path = ''
+as $$
+  select c.customer_id
+  from private.stripe_customers as c
+  where c.organization_id = p_organization_id and c.deleted_at is null
+    and p_organization_id in (select private.my_admin_organization_ids())
+$$;
+
+comment on function private.my_organization_customer_id(uuid) is
+'The customer at Stripe of an organization that the caller administers; null for everybody else, and before the first checkout.';
+
+create function public.stripe_customer_id(p_organization public.organizations) returns text
+language sql stable security invoker set search_path = ''
+as $$ select private.my_organization_customer_id(p_organization.id) $$;
+
+comment on function public.stripe_customer_id(public.organizations) is
+'Computed field: the organization''s customer at Stripe, for its admins; null for other members, and before the first checkout.';
+
+grant execute on function
+private.my_organization_customer_id(uuid),
+public.stripe_customer_id(public.organizations)
+to authenticated;
 
 create function backend.customer_attach(p_claim_id uuid, p_customer_id text) returns jsonb
 language plpgsql volatile security definer set search_path = ''
@@ -835,9 +948,6 @@ begin
     where c.id = p_claim_id
     returning c.* into v_customer;
     update public.profiles as p set stripe_customer_id = p_customer_id where p.id = v_customer.user_id;
-    update public.organizations as o
-    set stripe_customer_id = p_customer_id
-    where o.id = v_customer.organization_id;
   end if;
   return jsonb_build_object('customer_id', v_customer.customer_id);
 end
@@ -938,7 +1048,7 @@ end
 $$;
 
 comment on function private.lock_billing_owner(text) is
-'Whose customer this is, with the owner locked so that what is billed to them changes in one place at a time; a null row for nobody''s.';
+'Whose customer this is or was, with the owner locked so that what is billed to them changes in one place at a time; a null row for nobody''s.';
 
 create function private.payment_reversals(
   p_payment_intent_id text,
@@ -980,11 +1090,17 @@ create function private.claw_back_share(
 language plpgsql volatile security definer set search_path = ''
 as $$
 declare
-  v_amount numeric;
+  v_lot public.credit_lots;
   v_target numeric;
 begin
-  select l.amount into strict v_amount from public.credit_lots as l where l.id = p_lot_id;
-  v_target := round(v_amount * least(p_refunded_minor + p_disputed_minor, p_paid_minor) / p_paid_minor, 6);
+  select l.* into strict v_lot from public.credit_lots as l where l.id = p_lot_id;
+  v_target := round(v_lot.amount * least(p_refunded_minor + p_disputed_minor, p_paid_minor) / p_paid_minor, 6);
+  if v_target > v_lot.clawed_back then
+    -- The balance falls, and money that was given back must not be taken again.
+    perform private.top_up_stop(
+      v_lot.account_id, case when p_disputed_minor > 0 then 'payment_disputed' else 'payment_refunded' end
+    );
+  end if;
   return jsonb_build_object('clawed_back', v_target) || private.credit_claw_back(
     p_lot_id, v_target,
     case
@@ -998,7 +1114,7 @@ end
 $$;
 
 comment on function private.claw_back_share(uuid, bigint, bigint, bigint, text) is
-'Brings the credits taken back from a lot to the share of its price that was refunded or is disputed.';
+'Brings the credits taken back from a lot to the share of its price that was refunded or is disputed; what more is taken switches the automatic top-up off. The owner is locked.';
 
 create function private.purchase_apply_reversals(p_purchase_id uuid) returns jsonb
 language plpgsql volatile security definer set search_path = ''
@@ -1104,7 +1220,7 @@ begin
         v_purchase.user_id, v_purchase.organization_id, 'receipt',
         jsonb_build_object(
           'amount_minor', v_purchase.price_minor, 'currency', v_purchase.currency, 'credits', v_purchase.credits,
-          'description', (select k.name from public.credit_packs as k where k.id = v_purchase.pack_id)
+          'description', v_purchase.pack_name
         ),
         v_purchase.id::text
       );
@@ -1190,7 +1306,8 @@ begin
         where e.key !~ '(^|_)(name|email|phone|address|ip|fingerprint|client_secret)$'
           and e.key not in (
             'billing_details', 'customer_details', 'collected_information', 'shipping', 'shipping_details', 'owner',
-            'evidence', 'custom_fields', 'tax_id', 'tax_ids', 'dob', 'customer_email_address', 'customer_signature'
+            'evidence', 'custom_fields', 'tax_id', 'tax_ids', 'customer_tax_ids', 'dob', 'customer_email_address',
+            'customer_signature', 'next_action'
           )
       ), '{}');
     when 'array' then
@@ -1208,7 +1325,7 @@ end
 $$;
 
 comment on function private.stripe_redact(jsonb) is
-'A Stripe payload without names, addresses, emails, phones, IPs, card fingerprints and client secrets: what no handler needs and erasure would have to find.';
+'A Stripe payload without names, addresses, emails, phones, IPs, card fingerprints, tax ids, client secrets and pages on which a payment is confirmed: what no handler needs and erasure would have to find.';
 
 create function private.stripe_apply(p_event private.stripe_events, p_object jsonb) returns jsonb
 language plpgsql volatile security definer set search_path = ''
@@ -1532,6 +1649,7 @@ comment on function backend.stripe_read_finish(jsonb, bigint, timestamptz, times
 grant execute on function
 backend.stripe_read_start(text, text),
 backend.stripe_read_finish(jsonb, bigint, timestamptz, timestamptz),
+backend.billing_request(uuid),
 backend.checkout_start(uuid, text, text, text, text),
 backend.customer_claim(uuid, uuid),
 backend.customer_attach(uuid, text),

@@ -127,6 +127,9 @@ create table private.subscription_checkouts (
   trial_days integer not null default 0,
   status text not null default 'open',
   stripe_checkout_session_id text unique,
+  stripe_subscription_id text,
+  success_url text,
+  cancel_url text,
   checkout_url text,
   checkout_expires_at timestamptz,
   idempotency_key text,
@@ -152,8 +155,11 @@ comment on column private.subscription_checkouts.stripe_price_id is 'The price a
 comment on column private.subscription_checkouts.trial_days is 'Days of free trial it begins with.';
 comment on column private.subscription_checkouts.status is 'open, then completed or expired.';
 comment on column private.subscription_checkouts.stripe_checkout_session_id is 'The checkout session at Stripe; null while it is being made.';
+comment on column private.subscription_checkouts.stripe_subscription_id is 'The subscription at Stripe that was bought; null until it is known.';
+comment on column private.subscription_checkouts.success_url is 'Where the page leads once it is paid: the same for every attempt to make it.';
+comment on column private.subscription_checkouts.cancel_url is 'Where it leads back to: the same for every attempt to make it.';
 comment on column private.subscription_checkouts.checkout_url is 'Where the buyer subscribes.';
-comment on column private.subscription_checkouts.checkout_expires_at is 'Until when the page can be used.';
+comment on column private.subscription_checkouts.checkout_expires_at is 'Until when the page can be used, as far as is known: one that was replaced is ended at Stripe while this lies ahead.';
 comment on column private.subscription_checkouts.idempotency_key is 'The buyer''s key for this checkout.';
 comment on column private.subscription_checkouts.created_at is 'When it was opened.';
 comment on column private.subscription_checkouts.updated_at is 'When anything in the row last changed.';
@@ -211,15 +217,23 @@ begin
     return;
   end if;
   plan_id := p_subscription.plan_id;
-  if p_subscription.is_paused then
-    -- What was paid before the pause is had to its end.
-    until := coalesce(p_subscription.paid_until, p_subscription.current_period_start);
-  elsif p_subscription.status = 'past_due' then
+  if p_subscription.status = 'past_due' then
     select min(i.issued_at) into v_due_since
     from public.invoices as i
-    where i.stripe_subscription_id = p_subscription.stripe_subscription_id and i.status = 'open';
+    where i.stripe_subscription_id = p_subscription.stripe_subscription_id and i.status in ('open', 'uncollectible')
+      and i.issued_at > coalesce((
+        select max(p.issued_at)
+        from public.invoices as p
+        where p.stripe_subscription_id = p_subscription.stripe_subscription_id and p.status = 'paid'
+      ), '-infinity');
     until := coalesce(v_due_since, p_subscription.current_period_start)
       + make_interval(days => private.setting('past_due_grace_days')::integer);
+    if p_subscription.is_paused then
+      until := least(until, coalesce(p_subscription.paid_until, p_subscription.current_period_start));
+    end if;
+  elsif p_subscription.is_paused then
+    -- What was paid before the pause is had to its end.
+    until := coalesce(p_subscription.paid_until, p_subscription.current_period_start);
   elsif p_subscription.cancel_at_period_end or p_subscription.cancel_at is not null
         or p_subscription.provider = 'manual' then
     until := coalesce(p_subscription.cancel_at, p_subscription.current_period_end);
@@ -238,6 +252,33 @@ $$;
 comment on function private.subscription_entitlements(public.subscriptions) is
 'Which plans a subscription gives, and until when: none, one, or while a change to a smaller plan waits for the end of the period, two.';
 
+create function private.best_entitlement(
+  p_user_id uuid,
+  p_organization_id uuid,
+  out plan_id uuid,
+  out until timestamptz,
+  out status text,
+  out started_at timestamptz,
+  out current_period_end timestamptz
+)
+language plpgsql stable security definer set search_path = ''
+as $$
+begin
+  select e.plan_id, e.until, s.status, s.started_at, s.current_period_end
+  into plan_id, until, status, started_at, current_period_end
+  from public.subscriptions as s
+  cross join lateral private.subscription_entitlements(s) as e
+  inner join public.plans as p on p.id = e.plan_id
+  where case when p_organization_id is null then s.user_id = p_user_id else s.organization_id = p_organization_id end
+    and e.until > now()
+  order by p.sort_order desc, e.until desc, s.id
+  limit 1;
+end
+$$;
+
+comment on function private.best_entitlement(uuid, uuid) is
+'The largest plan that an owner''s subscriptions give now, until when, and by which of them; nulls for none.';
+
 create function private.apply_entitlement(p_user_id uuid, p_organization_id uuid) returns void
 language plpgsql volatile security definer set search_path = ''
 as $$
@@ -248,15 +289,7 @@ begin
   if num_nonnulls(p_user_id, p_organization_id) = 0 then
     return;  -- erased
   end if;
-  select e.plan_id, e.until, s.status, s.started_at, s.current_period_end
-  into v_best
-  from public.subscriptions as s
-  cross join lateral private.subscription_entitlements(s) as e
-  inner join public.plans as p on p.id = e.plan_id
-  where case when p_organization_id is null then s.user_id = p_user_id else s.organization_id = p_organization_id end
-    and e.until > now()
-  order by p.sort_order desc, e.until desc, s.id
-  limit 1;
+  v_best := private.best_entitlement(p_user_id, p_organization_id);
 
   if p_organization_id is not null then
     update public.organizations as o
@@ -370,17 +403,25 @@ as $$
     'amount_minor', k.amount_minor,
     'currency', k.currency,
     'trial_days', p_checkout.trial_days,
+    'success_url', p_checkout.success_url,
+    'cancel_url', p_checkout.cancel_url,
     'status', p_checkout.status,
     'checkout_session_id', p_checkout.stripe_checkout_session_id,
     'checkout_url', p_checkout.checkout_url,
-    'checkout_expires_at', p_checkout.checkout_expires_at
+    'checkout_expires_at', p_checkout.checkout_expires_at,
+    'superseded_session_ids', (
+      select coalesce(jsonb_agg(c.stripe_checkout_session_id order by c.id), '[]')
+      from private.subscription_checkouts as c
+      where c.status = 'expired' and c.checkout_expires_at > now()
+        and (c.user_id = p_checkout.user_id or c.organization_id = p_checkout.organization_id)
+    )
   )
   from public.plans as p
   cross join private.plan_prices as k
   where p.id = p_checkout.plan_id and k.stripe_price_id = p_checkout.stripe_price_id
 $$;
 
-comment on function private.checkout_json(private.subscription_checkouts) is 'A checkout of a subscription as the Python side sees it.';
+comment on function private.checkout_json(private.subscription_checkouts) is 'A checkout of a subscription as the Python side sees it; superseded_session_ids are pages of the same owner that must be ended before this one is shown.';
 
 create function private.plan_price(p_plan text, p_interval text, out plan public.plans, out price private.plan_prices)
 language plpgsql stable security definer set search_path = ''
@@ -409,30 +450,80 @@ $$;
 comment on function private.plan_price(text, text) is
 'A plan on offer and its price for an interval; 404 plan_not_found, 409 plan_not_on_sale when it has no price at Stripe.';
 
+create function private.trial_days_for(p_user_id uuid, p_organization_id uuid, p_trial_days integer) returns integer
+language plpgsql stable security definer set search_path = ''
+as $$
+begin
+  if exists (
+    select
+    from public.subscriptions as s
+    where case
+      when p_organization_id is null then s.user_id = p_user_id
+      else s.organization_id = p_organization_id
+    end
+      and s.provider = 'stripe'
+  ) or exists (
+    select
+    from private.subscription_checkouts as c
+    where case
+      when p_organization_id is null then c.user_id = p_user_id
+      else c.organization_id = p_organization_id
+    end
+      and c.status = 'completed'
+  ) or exists (
+    -- Nor through one organization after another, or through several at once.
+    select
+    from private.subscription_checkouts as c
+    where c.started_by = p_user_id and c.trial_days > 0
+      and (
+        c.status = 'completed'
+        or (
+          c.status = 'open'
+          and coalesce(c.checkout_expires_at, c.created_at + interval '1 day') > now()
+          and (c.user_id, c.organization_id) is distinct from (
+            case when p_organization_id is null then p_user_id end, p_organization_id
+          )
+        )
+      )
+  ) then
+    return 0;
+  end if;
+  return p_trial_days;
+end
+$$;
+
+comment on function private.trial_days_for(uuid, uuid, integer) is
+'Days of free trial that a subscription begins with: it is the owner''s first, and whoever buys it has begun no other trial.';
+
 create function backend.subscription_checkout_start(
   p_user_id uuid,
   p_plan text,
   p_interval text,
   p_organization text default null,
   p_currency text default null,
-  p_idempotency_key text default null
+  p_idempotency_key text default null,
+  p_success_url text default null,
+  p_cancel_url text default null
 ) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
 declare
   v_organization_id uuid;
   v_offer record;
+  v_trial_days integer;
   v_live public.subscriptions;
   v_checkout private.subscription_checkouts;
-  v_superseded text;
 begin
   if length(p_idempotency_key) not between 1 and 255 then
     perform private.fail(400, 'invalid_argument', 'An idempotency key has 1 to 255 characters.',
       '{"param": "idempotency_key"}');
   end if;
+  -- The person as well as the organization: somebody's trials are counted wherever they were begun.
+  perform p.id from public.profiles as p where p.id = p_user_id for no key update;
   v_organization_id := private.lock_buyer(p_user_id, p_organization);
   v_offer := private.plan_price(p_plan, p_interval);
   perform private.require_currency(p_currency, (v_offer.price).currency);
+  v_trial_days := private.trial_days_for(p_user_id, v_organization_id, (v_offer.plan).trial_days);
 
   -- One that ended without a subscription gives its key back.
   update private.subscription_checkouts as c
@@ -462,6 +553,21 @@ begin
     perform private.fail(409, 'already_subscribed', 'There is a subscription already; change that one.',
       jsonb_build_object('subscription_id', v_live.id, 'status', v_live.status, 'remedy', 'change_subscription'));
   end if;
+  if exists (
+    select
+    from private.subscription_checkouts as c
+    where case
+      when v_organization_id is null then c.user_id = p_user_id
+      else c.organization_id = v_organization_id
+    end
+      and c.status = 'completed' and c.updated_at > now() - interval '1 day' and c.stripe_subscription_id is not null
+      and not exists (
+        select from public.subscriptions as s where s.stripe_subscription_id = c.stripe_subscription_id
+      )
+  ) then
+    perform private.fail(409, 'already_subscribed', 'A subscription was bought just now and will be here in a moment.',
+      '{"remedy": "wait"}');
+  end if;
 
   select c.* into v_checkout
   from private.subscription_checkouts as c
@@ -472,7 +578,7 @@ begin
     end
   for update;
   if v_checkout.id is not null and v_checkout.stripe_price_id = (v_offer.price).stripe_price_id
-     and coalesce(v_checkout.checkout_expires_at > now(), true) then
+     and v_checkout.trial_days <= v_trial_days and coalesce(v_checkout.checkout_expires_at > now(), true) then
     if p_idempotency_key is not null and v_checkout.idempotency_key is null then
       update private.subscription_checkouts as c
       set idempotency_key = p_idempotency_key, started_by = p_user_id
@@ -482,54 +588,51 @@ begin
     return private.checkout_json(v_checkout);
   end if;
   if v_checkout.id is not null then
-    -- Another offer: the page of this one must not be usable any more.
-    v_superseded := v_checkout.stripe_checkout_session_id;
+    -- Another offer: the page of this one must not be usable any more (superseded_session_ids).
     update private.subscription_checkouts as c set status = 'expired', idempotency_key = null where c.id = v_checkout.id;
   end if;
 
   insert into private.subscription_checkouts (
-    user_id, organization_id, started_by, plan_id, billing_interval, stripe_price_id, trial_days, idempotency_key
+    user_id, organization_id, started_by, plan_id, billing_interval, stripe_price_id, trial_days, idempotency_key,
+    success_url, cancel_url
   ) values (
     case when v_organization_id is null then p_user_id end, v_organization_id, p_user_id, (v_offer.plan).id, p_interval,
-    (v_offer.price).stripe_price_id,
-    -- A trial is for the first subscription of an owner.
-    case when exists (
-      select from public.subscriptions as s
-      where case
-        when v_organization_id is null then s.user_id = p_user_id
-        else s.organization_id = v_organization_id
-      end
-        and s.provider = 'stripe'
-    ) then 0 else (v_offer.plan).trial_days end,
-    p_idempotency_key
+    (v_offer.price).stripe_price_id, v_trial_days, p_idempotency_key, p_success_url, p_cancel_url
   )
   returning * into v_checkout;
-  return private.checkout_json(v_checkout) || jsonb_build_object('superseded_session_id', v_superseded);
+  return private.checkout_json(v_checkout);
 end
 $$;
 
-comment on function backend.subscription_checkout_start(uuid, text, text, text, text, text) is
-'Opens the checkout of a subscription, or finds the open one; 404 plan_not_found, 409 plan_not_on_sale, currency_mismatch or already_subscribed. superseded_session_id is a page that must be ended first.';
+comment on function backend.subscription_checkout_start(uuid, text, text, text, text, text, text, text) is
+'Opens the checkout of a subscription, or finds the open one with the pages it was opened with; 404 plan_not_found, 409 plan_not_on_sale, currency_mismatch or already_subscribed. superseded_session_ids are pages that must be ended first.';
 
 create function backend.subscription_checkout_attach(
-  p_checkout_id uuid, p_session_id text, p_url text, p_expires_at timestamptz, p_currency text
+  p_checkout_id uuid,
+  p_session_id text,
+  p_url text,
+  p_expires_at timestamptz,
+  p_amount_total bigint,
+  p_currency text
 ) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
 declare
   v_checkout private.subscription_checkouts;
-  v_currency text;
+  v_price private.plan_prices;
 begin
   select c.* into v_checkout from private.subscription_checkouts as c where c.id = p_checkout_id for update;
   if v_checkout.id is null then
     perform private.fail(404, 'checkout_not_found', 'There is no such checkout.');
   end if;
-  select k.currency into strict v_currency
+  select k.* into strict v_price
   from private.plan_prices as k
   where k.stripe_price_id = v_checkout.stripe_price_id;
-  if lower(p_currency) is distinct from v_currency then
+  -- A price at Stripe that has drifted from ours must not be paid. In a trial the page asks for nothing.
+  if lower(p_currency) is distinct from v_price.currency
+     or (v_checkout.trial_days = 0 and p_amount_total is distinct from v_price.amount_minor) then
     perform private.fail(409, 'plan_price_mismatch', 'This plan is not for sale right now.',
-      jsonb_build_object('expected_currency', v_currency));
+      jsonb_build_object('expected_minor', v_price.amount_minor, 'expected_currency', v_price.currency));
   end if;
   if v_checkout.status <> 'open' or v_checkout.stripe_checkout_session_id <> p_session_id then
     perform private.fail(409, 'checkout_already_attached', 'This checkout has ended, or has another page already.');
@@ -542,8 +645,8 @@ begin
 end
 $$;
 
-comment on function backend.subscription_checkout_attach(uuid, text, text, timestamptz, text) is
-'Stores the page of a checkout; 409 plan_price_mismatch when Stripe would charge in another currency, checkout_already_attached when it has ended.';
+comment on function backend.subscription_checkout_attach(uuid, text, text, timestamptz, bigint, text) is
+'Stores the page of a checkout; 409 plan_price_mismatch when Stripe would charge anything but the plan''s price, checkout_already_attached when it has ended.';
 
 create function private.subscription_checkout_apply(p_session jsonb) returns jsonb
 language plpgsql volatile security definer set search_path = ''
@@ -552,7 +655,12 @@ declare
   v_checkout private.subscription_checkouts;
 begin
   update private.subscription_checkouts as c
-  set status = case p_session ->> 'status' when 'complete' then 'completed' else 'expired' end
+  set status = case p_session ->> 'status' when 'complete' then 'completed' else 'expired' end,
+    stripe_subscription_id = coalesce(private.stripe_id(p_session -> 'subscription'), c.stripe_subscription_id),
+    checkout_expires_at = case p_session ->> 'status'
+      when 'expired' then least(c.checkout_expires_at, now())
+      else c.checkout_expires_at
+    end
   where c.stripe_checkout_session_id = p_session ->> 'id' and p_session ->> 'status' in ('complete', 'expired')
     and c.status <> 'completed'
   returning c.* into v_checkout;
@@ -565,6 +673,106 @@ $$;
 
 comment on function private.subscription_checkout_apply(jsonb) is
 'Ends the checkout of a subscription with its page; the subscription itself is told by events of its own.';
+
+-- ---------------------------------------------------------------------------------------------------------------
+-- Nobody pays for an owner who is gone
+-- ---------------------------------------------------------------------------------------------------------------
+
+create function private.ask_end_of_subscription(p_stripe_subscription_id text) returns void
+language sql volatile security definer set search_path = ''
+as $$
+  select private.task_enqueue(
+    'subscription_cancel', jsonb_build_object('stripe_subscription_id', p_stripe_subscription_id),
+    p_stripe_subscription_id
+  )
+$$;
+
+comment on function private.ask_end_of_subscription(text) is
+'Has a worker cancel a subscription at Stripe whose owner is gone. The task knows its id and nothing of a person.';
+
+create function private.end_billing_of(p_user_id uuid, p_organization_id uuid) returns void
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_id text;
+begin
+  for v_id in
+    select s.stripe_subscription_id
+    from public.subscriptions as s
+    where (s.user_id = p_user_id or s.organization_id = p_organization_id)
+      and s.provider = 'stripe' and s.status not in ('canceled', 'incomplete_expired')
+    union
+    -- Bought, and not told of yet.
+    select c.stripe_subscription_id
+    from private.subscription_checkouts as c
+    where (c.user_id = p_user_id or c.organization_id = p_organization_id)
+      and c.stripe_subscription_id is not null
+      and not exists (
+        select from public.subscriptions as s where s.stripe_subscription_id = c.stripe_subscription_id
+      )
+  loop
+    perform private.ask_end_of_subscription(v_id);
+  end loop;
+  for v_id in
+    select c.stripe_checkout_session_id
+    from private.subscription_checkouts as c
+    where (c.user_id = p_user_id or c.organization_id = p_organization_id)
+      and c.status <> 'completed' and c.checkout_expires_at > now()
+    union
+    select c.stripe_checkout_session_id
+    from public.credit_purchases as c
+    where (c.user_id = p_user_id or c.organization_id = p_organization_id)
+      and c.status = 'pending' and c.stripe_checkout_session_id is not null
+      and coalesce(c.checkout_expires_at > now(), true)
+  loop
+    perform private.task_enqueue('checkout_expire', jsonb_build_object('stripe_checkout_session_id', v_id), v_id);
+  end loop;
+end
+$$;
+
+comment on function private.end_billing_of(uuid, uuid) is
+'Has a worker cancel the subscriptions of an owner who is going, and end the pages on which they could still pay.';
+
+create function private.end_billing_of_leaver() returns trigger
+language plpgsql security definer set search_path = ''
+as $$
+begin
+  if tg_table_name = 'profiles' then
+    perform private.end_billing_of(old.id, null);
+  else
+    perform private.end_billing_of(null, old.id);
+  end if;
+  return old;
+end
+$$;
+
+comment on function private.end_billing_of_leaver() is 'Trigger: before an owner goes, has what they pay for ended at Stripe.';
+
+create trigger subscriptions_end_with_their_owner
+before delete on public.profiles
+for each row execute function private.end_billing_of_leaver();
+create trigger subscriptions_end_with_their_owner
+before delete on public.organizations
+for each row execute function private.end_billing_of_leaver();
+
+create function private.end_billing_of_the_deserted() returns trigger
+language plpgsql security definer set search_path = ''
+as $$
+begin
+  if not exists (select from public.organization_members as m where m.organization_id = new.id) then
+    perform private.end_billing_of(null, new.id);
+  end if;
+  return null;
+end
+$$;
+
+comment on function private.end_billing_of_the_deserted() is
+'Trigger: an organization whose last member was erased pays for nothing any more. One that an operator suspends has members, and goes on.';
+
+create trigger subscriptions_end_with_the_last_member
+after update of is_active on public.organizations
+for each row when (old.is_active and not new.is_active)
+execute function private.end_billing_of_the_deserted();
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- Changing one
@@ -612,6 +820,7 @@ as $$
     'stripe_price_id', p_subscription.stripe_price_id,
     'status', p_subscription.status,
     'cancel_at_period_end', p_subscription.cancel_at_period_end,
+    'cancels_on_a_date', p_subscription.cancel_at is not null and not p_subscription.cancel_at_period_end,
     'is_paused', p_subscription.is_paused,
     'current_period_end', extract(epoch from p_subscription.current_period_end)::bigint,
     'paid_until', extract(epoch from p_subscription.paid_until)::bigint,
@@ -624,6 +833,21 @@ as $$
 $$;
 
 comment on function private.subscription_handle(public.subscriptions) is 'What the Python side needs to change a subscription at Stripe.';
+
+create function private.require_time_until(p_at timestamptz) returns void
+language plpgsql stable set search_path = ''
+as $$
+begin
+  -- What is decided now is carried out at Stripe a little later, and must mean the same there.
+  if p_at <= now() + interval '10 minutes' then
+    perform private.fail(409, 'change_pending', 'The period is about to end. Try again when it has.',
+      jsonb_build_object('until', p_at, 'remedy', 'wait'));
+  end if;
+end
+$$;
+
+comment on function private.require_time_until(timestamptz) is
+'Refuses (409 change_pending) a change whose price depends on which side of a boundary it is made on, while that is ten minutes away or less.';
 
 create function backend.subscription_change_start(p_user_id uuid, p_subscription_id uuid, p_plan text, p_interval text)
 returns jsonb
@@ -655,8 +879,10 @@ begin
   if v_kept_order is not null then
     -- A change to a smaller plan waits for the end of the period. What was paid already must not be paid again.
     if (v_offer.plan).id = v_subscription.paid_plan_id and p_interval = v_subscription.billing_interval then
+      perform private.require_time_until(v_subscription.paid_until);
       v_change := 'undo';
     elsif (v_offer.plan).sort_order < v_kept_order and p_interval = v_subscription.billing_interval then
+      perform private.require_time_until(v_subscription.current_period_end);
       v_change := 'downgrade';
       select p.slug into strict v_before from public.plans as p where p.id = v_subscription.paid_plan_id;
     else
@@ -665,20 +891,29 @@ begin
           'remedy', 'change_to_this_plan'));
     end if;
   elsif v_subscription.status = 'trialing' then
+    if (v_offer.plan).trial_days = 0 then
+      perform private.fail(409, 'plan_without_trial', 'This plan has no free trial; change to it when the trial has ended.',
+        jsonb_build_object('plan', (v_offer.plan).slug, 'until', v_subscription.trial_end));
+    end if;
+    perform private.require_time_until(v_subscription.trial_end);
     v_change := 'replace';
   elsif p_interval = 'month' and v_subscription.billing_interval = 'year' then
     perform private.fail(409, 'interval_not_changeable', 'A year that is paid runs to its end; cancel at its end and subscribe anew.',
       jsonb_build_object('until', v_subscription.current_period_end));
-  elsif (v_offer.plan).sort_order < v_order and p_interval = v_subscription.billing_interval then
+  elsif p_interval = v_subscription.billing_interval
+        -- The smaller amount is the smaller plan, whatever its place in the list: an upgrade would give money back.
+        and ((v_offer.plan).sort_order < v_order or (v_offer.price).amount_minor < v_subscription.amount_minor) then
+    perform private.require_time_until(v_subscription.current_period_end);
     v_change := 'downgrade';
-  elsif (v_offer.plan).sort_order >= v_order then
+  elsif (v_offer.plan).sort_order >= v_order and (v_offer.price).amount_minor >= v_subscription.amount_minor then
     v_change := 'upgrade';
   else
     perform private.fail(409, 'interval_not_changeable', 'Change the plan or the interval, not both to less and to more.',
       jsonb_build_object('until', v_subscription.current_period_end));
   end if;
   return private.subscription_handle(v_subscription) || jsonb_build_object(
-    'change', v_change, 'price_id', (v_offer.price).stripe_price_id, 'plan', (v_offer.plan).slug, 'plan_before', v_before
+    'change', v_change, 'price_id', (v_offer.price).stripe_price_id, 'plan', (v_offer.plan).slug, 'plan_before', v_before,
+    'amount_minor', (v_offer.price).amount_minor, 'currency', (v_offer.price).currency, 'billing_interval', p_interval
   );
 end
 $$;
@@ -700,8 +935,26 @@ begin
     perform private.fail(409, 'subscription_not_changeable', 'Only an active subscription can be paused.',
       jsonb_build_object('status', v_subscription.status, 'is_paused', v_subscription.is_paused));
   end if;
+  -- A pause keeps what is paid to its end, so it must be: Stripe collects a renewal an hour after it is due, or later.
+  if p_action = 'pause' and (
+    exists (
+      select
+      from public.invoices as i
+      where i.stripe_subscription_id = v_subscription.stripe_subscription_id and i.status in ('draft', 'open')
+    )
+    or not exists (
+      select
+      from public.invoices as i
+      cross join lateral jsonb_array_elements(i.items) as l (value)
+      where i.stripe_subscription_id = v_subscription.stripe_subscription_id and i.status = 'paid'
+        and (l.value ->> 'period_end')::timestamptz >= v_subscription.current_period_end
+    )
+  ) then
+    perform private.fail(409, 'subscription_not_changeable', 'This period is not paid yet; pause once it is.',
+      jsonb_build_object('status', v_subscription.status, 'is_paused', v_subscription.is_paused));
+  end if;
   if p_action = 'resume' and v_subscription.status <> 'paused' and not v_subscription.is_paused
-     and not v_subscription.cancel_at_period_end then
+     and not v_subscription.cancel_at_period_end and v_subscription.cancel_at is null then
     perform private.fail(409, 'subscription_not_changeable', 'This subscription goes on already.',
       jsonb_build_object('status', v_subscription.status));
   end if;
@@ -722,10 +975,11 @@ begin
   v_organization_id := private.lock_buyer(p_user_id, p_organization);
   select c.customer_id into v_customer_id
   from private.stripe_customers as c
-  where case
-    when v_organization_id is null then c.user_id = p_user_id
-    else c.organization_id = v_organization_id
-  end;
+  where c.deleted_at is null
+    and case
+      when v_organization_id is null then c.user_id = p_user_id
+      else c.organization_id = v_organization_id
+    end;
   if v_customer_id is null then
     perform private.fail(404, 'customer_not_found', 'Nothing was bought yet, so there is nothing to manage.');
   end if;
@@ -807,7 +1061,10 @@ begin
   ) values (
     v_customer.user_id, v_customer.organization_id, v_customer.account_id, v_price.plan_id,
     p_subscription ->> 'status', v_price.billing_interval,
-    coalesce((v_item #>> '{price,recurring,interval_count}')::integer, 1), v_price.amount_minor, v_price.currency,
+    coalesce((v_item #>> '{price,recurring,interval_count}')::integer, 1),
+    -- What Stripe charges, also where it is not what the plan costs.
+    coalesce((v_item #>> '{price,unit_amount}')::bigint, v_price.amount_minor),
+    coalesce(lower(v_item #>> '{price,currency}'), v_price.currency),
     private.stripe_time(v_item -> 'current_period_start'), private.stripe_time(v_item -> 'current_period_end'),
     private.stripe_time(p_subscription -> 'trial_start'), private.stripe_time(p_subscription -> 'trial_end'),
     coalesce((p_subscription ->> 'cancel_at_period_end')::boolean, false),
@@ -831,15 +1088,19 @@ begin
   returning s.* into v_subscription;
   -- A subscription that exists needs no page to buy it on.
   update private.subscription_checkouts as c
-  set status = 'completed'
+  set status = 'completed', stripe_subscription_id = v_subscription.stripe_subscription_id
   where c.id::text = p_subscription #>> '{metadata,quernel_checkout_id}' and c.status <> 'completed';
   perform private.apply_entitlement(v_customer.user_id, v_customer.organization_id);
+  if num_nonnulls(v_customer.user_id, v_customer.organization_id) = 0
+     and v_subscription.status not in ('canceled', 'incomplete_expired') then
+    perform private.ask_end_of_subscription(v_subscription.stripe_subscription_id);
+  end if;
   return jsonb_build_object('subscription_id', v_subscription.id, 'status', v_subscription.status);
 end
 $$;
 
 comment on function private.stripe_apply_subscription(text, jsonb) is
-'Applies the state of a subscription, and gives its owner the plan that follows.';
+'Applies the state of a subscription, and gives its owner the plan that follows; without an owner it is canceled.';
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- Plans that an operator gives
@@ -896,8 +1157,8 @@ comment on function backend.plan_assign(uuid, uuid, text, timestamptz, text, tex
 
 grant execute on function
 backend.plans_lapse(integer),
-backend.subscription_checkout_start(uuid, text, text, text, text, text),
-backend.subscription_checkout_attach(uuid, text, text, timestamptz, text),
+backend.subscription_checkout_start(uuid, text, text, text, text, text, text, text),
+backend.subscription_checkout_attach(uuid, text, text, timestamptz, bigint, text),
 backend.subscription_change_start(uuid, uuid, text, text),
 backend.subscription_action_start(uuid, uuid, text),
 backend.subscription_get(uuid),

@@ -6,7 +6,7 @@
 --
 -- A paid invoice of a subscription grants the plan's credits, once, keyed on the invoice; what is refunded or disputed
 -- of its payments takes them back in proportion. An invoice and its payments find each other through Stripe's invoice
--- payments, in whatever order the three arrive.
+-- payments, in whatever order the three arrive. That of a pack grants nothing and sends no receipt: its purchase does.
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- Tables
@@ -39,6 +39,7 @@ create table public.invoices (
   invoice_pdf_url text,
   lot_id uuid references public.credit_lots (id),
   credits numeric(20, 6) not null default 0,
+  plan_id uuid references public.plans (id),
   provider text not null default 'stripe',
   stripe_invoice_id text,
   stripe_subscription_id text,
@@ -49,7 +50,6 @@ create table public.invoices (
   constraint an_invoice_has_at_most_one_owner check (num_nonnulls(user_id, organization_id) <= 1),
   constraint status_is_known check (status in ('draft', 'open', 'paid', 'uncollectible', 'void')),
   constraint items_are_a_list check (jsonb_typeof(items) = 'array'),
-  constraint tax_is_not_negative check (tax_minor >= 0),
   constraint amounts_are_not_negative
   check (least(amount_due_minor, amount_paid_minor, amount_remaining_minor, attempt_count) >= 0),
   constraint currency_is_lower_case_iso_4217 check (currency ~ '^[a-z]{3}$'),
@@ -58,6 +58,7 @@ create table public.invoices (
   constraint a_lot_is_of_a_paid_invoice check (lot_id is null or (status = 'paid' and credits > 0)),
   constraint provider_is_known check (provider in ('stripe', 'paypal', 'wise', 'manual')),
   constraint only_stripe_has_ids_of_stripe check ((provider = 'stripe') = (stripe_invoice_id is not null)),
+  constraint an_operator_says_what_plan_they_billed check (plan_id is null or provider <> 'stripe'),
   constraint metadata_is_an_object check (jsonb_typeof(metadata) = 'object')
 );
 
@@ -71,7 +72,7 @@ comment on column public.invoices.status is 'draft, open (sent, not paid), paid,
 comment on column public.invoices.billing_reason is 'Why it was made, in Stripe''s words: subscription_create, subscription_cycle, subscription_update ...';
 comment on column public.invoices.items is 'Its lines: id, description, quantity, unit_price_minor, amount_minor, type, period_start, period_end.';
 comment on column public.invoices.subtotal_minor is 'Before discounts and tax, in minor units. Negative when more is credited than billed.';
-comment on column public.invoices.tax_minor is 'Tax, in minor units.';
+comment on column public.invoices.tax_minor is 'Tax, in minor units. Negative when more is credited than billed.';
 comment on column public.invoices.total_minor is 'After discounts and tax, in minor units.';
 comment on column public.invoices.amount_due_minor is 'What was asked for, in minor units, after the customer''s balance.';
 comment on column public.invoices.amount_paid_minor is 'What was paid, in minor units.';
@@ -88,6 +89,7 @@ comment on column public.invoices.hosted_invoice_url is 'Page on which it can be
 comment on column public.invoices.invoice_pdf_url is 'The invoice as a PDF.';
 comment on column public.invoices.lot_id is 'The credits it granted; null when it granted none.';
 comment on column public.invoices.credits is 'Credits that its lines pay for.';
+comment on column public.invoices.plan_id is 'The plan that an operator billed; of an invoice at Stripe the lines say it.';
 comment on column public.invoices.provider is 'Who collected it: stripe, or paypal, wise or manual as an operator recorded it.';
 comment on column public.invoices.stripe_invoice_id is 'The invoice at Stripe.';
 comment on column public.invoices.stripe_subscription_id is 'The subscription at Stripe that it is for.';
@@ -105,6 +107,7 @@ create index invoices_by_organization on public.invoices (organization_id, issue
 create index invoices_by_account on public.invoices (account_id);
 create index invoices_by_subscription
 on public.invoices (stripe_subscription_id) where stripe_subscription_id is not null;
+create index invoices_by_plan on public.invoices (plan_id) where plan_id is not null;
 create index invoices_by_status on public.invoices (status, due_at);
 
 create table public.payments (
@@ -124,6 +127,9 @@ create table public.payments (
   provider_transaction_id text not null,
   invoice_id uuid,
   purchase_id uuid,
+  plan_id uuid references public.plans (id),
+  period_start timestamptz,
+  period_end timestamptz,
   lot_id uuid references public.credit_lots (id),
   stripe_invoice_id text,
   stripe_charge_id text,
@@ -149,6 +155,10 @@ create table public.payments (
   ),
   constraint provider_is_known check (provider in ('stripe', 'paypal', 'wise', 'manual')),
   constraint only_a_recorded_payment_has_its_own_lot check (lot_id is null or provider <> 'stripe'),
+  constraint an_operator_says_what_plan_was_paid check (plan_id is null or provider <> 'stripe'),
+  constraint a_period_is_that_of_a_plan
+  check ((period_start is null) = (period_end is null) and (period_start is null or plan_id is not null)),
+  constraint a_period_ends_after_it_starts check (period_end > period_start),
   constraint transaction_is_not_empty check (length(provider_transaction_id) between 1 and 255),
   constraint metadata_is_an_object check (jsonb_typeof(metadata) = 'object')
 );
@@ -170,6 +180,9 @@ comment on column public.payments.provider is 'stripe, or paypal, wise or manual
 comment on column public.payments.provider_transaction_id is 'Its id at the provider; for Stripe the payment intent.';
 comment on column public.payments.invoice_id is 'The invoice it pays, once both are known; no foreign key, as they come in any order.';
 comment on column public.payments.purchase_id is 'The purchase of a credit pack it pays.';
+comment on column public.payments.plan_id is 'The plan that a recorded payment was for; of one through Stripe its invoice says it.';
+comment on column public.payments.period_start is 'When the time began that it pays the plan for; null when nobody said.';
+comment on column public.payments.period_end is 'When that time ends.';
 comment on column public.payments.lot_id is 'The credits bought with a payment that an operator recorded; those of a purchase or an invoice stand there.';
 comment on column public.payments.stripe_invoice_id is 'The invoice at Stripe.';
 comment on column public.payments.stripe_charge_id is 'The charge at Stripe that went through.';
@@ -187,6 +200,7 @@ create index payments_by_account on public.payments (account_id);
 create index payments_by_invoice on public.payments (invoice_id) where invoice_id is not null;
 create index payments_by_purchase on public.payments (purchase_id) where purchase_id is not null;
 create unique index payments_have_their_own_lot on public.payments (lot_id) where lot_id is not null;
+create index payments_by_plan on public.payments (plan_id) where plan_id is not null;
 create index payments_by_status on public.payments (status);
 
 create table public.payment_methods (
@@ -318,6 +332,15 @@ create function private.invoice_credits(
 language plpgsql stable security definer set search_path = ''
 as $$
 begin
+  if exists (
+    select
+    from jsonb_array_elements(p_lines) as l (value)
+    inner join private.plan_prices as k
+      on k.stripe_price_id = private.stripe_id(l.value #> '{pricing,price_details,price}')
+    where lower(l.value ->> 'currency') is distinct from k.currency
+  ) then
+    perform private.fail(409, 'currency_mismatch', 'A line is in another currency than its price.');
+  end if;
   -- A line pays for as much of its price's credits as it is of its price: a whole period, the rest of one after an
   -- upgrade, or, negative, the rest of the plan before. A trial costs nothing and grants nothing.
   select
@@ -328,6 +351,8 @@ begin
     case
       when not bool_or(p.credits_roll_over) filter (where (l.value ->> 'amount')::numeric > 0)
         then max(to_timestamp((l.value #>> '{period,end}')::bigint)) filter (where (l.value ->> 'amount')::numeric > 0)
+          -- As long as the plan itself: Stripe charges a renewal an hour after the period has begun, or later.
+          + make_interval(days => private.setting('renewal_grace_days')::integer)
     end
   into credits, expires_at
   from jsonb_array_elements(p_lines) as l (value)
@@ -338,7 +363,24 @@ end
 $$;
 
 comment on function private.invoice_credits(jsonb) is
-'Credits that the lines of an invoice pay for, and when they expire: with the last period they pay for, or never.';
+'Credits that the lines of an invoice pay for, and when they expire: renewal_grace_days after the last period they pay for, or never. 409 currency_mismatch for a line in another currency than its price.';
+
+create function private.invoice_prices_are_known(p_lines jsonb) returns boolean
+language plpgsql stable security definer set search_path = ''
+as $$
+begin
+  -- Something else that is billed beside a plan has a price of no plan.
+  return (
+    select coalesce(bool_or(k.stripe_price_id is not null), true)
+    from jsonb_array_elements(p_lines) as l (value)
+    left join private.plan_prices as k on k.stripe_price_id = private.stripe_id(l.value #> '{pricing,price_details,price}')
+    where (l.value ->> 'amount')::numeric > 0 and l.value #>> '{parent,type}' = 'subscription_item_details'
+  );
+end
+$$;
+
+comment on function private.invoice_prices_are_known(jsonb) is
+'Whether a plan has or had the price of one of the lines that bill a subscription; true where none bills anything.';
 
 create function private.invoice_apply_reversals(p_stripe_invoice_id text) returns jsonb
 language plpgsql volatile security definer set search_path = ''
@@ -393,6 +435,21 @@ $$;
 comment on function private.invoice_grant(public.invoices, timestamptz) is
 'Grants the credits of a paid invoice, once, keyed on the invoice; they burn before bought ones. Returns the lot, null for none.';
 
+create function private.purchase_of_invoice(p_invoice jsonb, p_customer private.stripe_customers) returns uuid
+language sql stable security definer set search_path = ''
+as $$
+  select c.id
+  from public.credit_purchases as c
+  where c.id = case
+      when p_invoice #>> '{metadata,quernel_purchase_id}' ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
+        then (p_invoice #>> '{metadata,quernel_purchase_id}')::uuid
+    end
+    and c.account_id = p_customer.account_id
+$$;
+
+comment on function private.purchase_of_invoice(jsonb, private.stripe_customers) is
+'The purchase of a pack that an invoice of its own customer names; null for none.';
+
 create function private.stripe_apply_invoice(p_event_type text, p_invoice jsonb) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
@@ -424,6 +481,12 @@ begin
   if p_event_type = 'invoice.deleted' then
     delete from public.invoices as i where i.stripe_invoice_id = v_id and i.status = 'draft';
     return jsonb_build_object('deleted', v_id);
+  end if;
+  if v_subscription_id is not null
+     and p_invoice #>> '{parent,subscription_details,metadata,quernel_checkout_id}' is not null
+     and not private.invoice_prices_are_known(p_invoice #> '{lines,data}') then
+    perform private.fail(409, 'plan_price_unknown', 'No plan has or had the price of this invoice.',
+      jsonb_build_object('invoice_id', v_id));
   end if;
   v_due := private.invoice_credits(case when v_subscription_id is not null then p_invoice #> '{lines,data}' end);
 
@@ -459,15 +522,16 @@ begin
     due_at = excluded.due_at, paid_at = excluded.paid_at, attempt_count = excluded.attempt_count,
     next_attempt_at = excluded.next_attempt_at, hosted_invoice_url = excluded.hosted_invoice_url,
     invoice_pdf_url = excluded.invoice_pdf_url, stripe_subscription_id = excluded.stripe_subscription_id,
-    -- What was granted is what the plan gave then.
-    credits = case when i.lot_id is null then excluded.credits else i.credits end
+    -- What was granted is what the plan gave when it was paid, nothing included.
+    credits = case when i.status = 'paid' then i.credits else excluded.credits end
   returning i.* into v_invoice;
   update public.payments as p
   set invoice_id = v_invoice.id
   where p.stripe_invoice_id = v_id and p.invoice_id is null;
 
   v_lot_id := private.invoice_grant(v_invoice, v_due.expires_at);
-  if v_invoice.status = 'paid' and v_invoice.amount_paid_minor > 0 then
+  if v_invoice.status = 'paid' and v_invoice.amount_paid_minor > 0
+     and private.purchase_of_invoice(p_invoice, v_customer) is null then
     perform private.notify(
       v_customer.user_id, v_customer.organization_id, 'receipt',
       jsonb_build_object(
@@ -679,6 +743,9 @@ begin
   if v_customer.id is null or num_nonnulls(v_customer.user_id, v_customer.organization_id) = 0 then
     return jsonb_build_object('ignored', 'not_our_customer');
   end if;
+  if v_customer.deleted_at is not null then
+    return jsonb_build_object('ignored', 'customer_is_deleted');
+  end if;
   insert into public.payment_methods as m (
     user_id, organization_id, type, provider_method_id, brand, last_four, expiry_month, expiry_year,
     stripe_customer_id, attached_at
@@ -710,12 +777,22 @@ begin
   if v_customer.id is null then
     return jsonb_build_object('ignored', 'not_our_customer');
   end if;
+  if v_customer.deleted_at is not null then
+    return jsonb_build_object('deleted', v_customer.customer_id);
+  end if;
   if p_event_type = 'customer.deleted' or (p_customer ->> 'deleted')::boolean then
-    -- The next checkout makes a new one.
+    -- The row stays: invoices, refunds and the end of its subscriptions may be told later. Nothing is sold through it
+    -- any more, pages included, and the next checkout makes a new customer.
+    update private.stripe_customers as c
+    set deleted_at = now(), default_payment_method_id = null
+    where c.id = v_customer.id;
     update public.profiles as p set stripe_customer_id = null where p.id = v_customer.user_id;
-    update public.organizations as o set stripe_customer_id = null where o.id = v_customer.organization_id;
     delete from public.payment_methods as m where m.stripe_customer_id = v_customer.customer_id;
-    delete from private.stripe_customers as c where c.id = v_customer.id;
+    update private.subscription_checkouts as c
+    set status = 'expired', idempotency_key = null
+    where c.status = 'open'
+      and (c.user_id = v_customer.user_id or c.organization_id = v_customer.organization_id);
+    perform private.top_ups_give_up(v_customer.account_id);
     return jsonb_build_object('deleted', v_customer.customer_id);
   end if;
   update private.stripe_customers as c
@@ -728,7 +805,7 @@ end
 $$;
 
 comment on function private.stripe_apply_customer(text, jsonb) is
-'Applies the state of a customer: which payment method they chose, or that they are gone.';
+'Applies the state of a customer: which payment method they chose, or that they are gone, which is for good.';
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- The handler map goes on
@@ -768,4 +845,4 @@ insert into private.stripe_event_types (event_type, object_type, effect) values
 ('payment_method.automatically_updated', 'payment_method', 'Follows a card that its bank replaced.'),
 ('payment_method.detached', 'payment_method', 'Forgets the payment method.'),
 ('customer.updated', 'customer', 'Follows which payment method the customer chose.'),
-('customer.deleted', 'customer', 'Forgets the customer; the next checkout makes a new one.');
+('customer.deleted', 'customer', 'Sells nothing more through the customer; the next checkout makes a new one.');

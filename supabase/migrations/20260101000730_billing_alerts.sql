@@ -147,8 +147,13 @@ begin
           '{percent} % des requêtes de ce mois sont utilisées : {used} sur {limit}.'
         else '{percent} % du budget de ce mois est dépensé : {used} crédits sur {limit}.'
       end
-      when 'payment_failed' then
-        'Un paiement a été refusé. Vérifiez votre moyen de paiement.'
+      when 'payment_failed' then case v_kind
+        when 'top_up' then
+          'Une recharge automatique a été refusée. Vérifiez votre moyen de paiement.'
+        when 'top_up_switched_off' then
+          'Une recharge automatique a été refusée, et désactivée. Vérifiez votre moyen de paiement, puis réactivez-la.'
+        else 'Un paiement a été refusé. Vérifiez votre moyen de paiement.'
+      end
       when 'invoice_overdue' then 'La facture {number} était à payer le {due_at}.'
       when 'subscription_expiring' then case v_kind
         when 'trial' then 'La période d''essai se termine le {trial_ends_at}.'
@@ -166,8 +171,13 @@ begin
           '{percent} % of this month''s requests are used: {used} of {limit}.'
         else '{percent} % of this month''s budget is spent: {used} credits of {limit}.'
       end
-      when 'payment_failed' then
-        'A payment was declined. Check your payment method.'
+      when 'payment_failed' then case v_kind
+        when 'top_up' then
+          'An automatic top-up was declined. Check your payment method.'
+        when 'top_up_switched_off' then
+          'An automatic top-up was declined, and switched off. Check your payment method, then switch it on again.'
+        else 'A payment was declined. Check your payment method.'
+      end
       when 'invoice_overdue' then 'Invoice {number} was due on {due_at}.'
       when 'subscription_expiring' then case v_kind
         when 'trial' then 'The trial ends on {trial_ends_at}.'
@@ -558,6 +568,13 @@ declare
   v_invoice public.invoices;
 begin
   if num_nonnulls(new.user_id, new.organization_id) = 0 then
+    return null;
+  end if;
+  -- That of an automatic top-up is told with what follows from it (private.top_up_decline).
+  if exists (
+    select from public.credit_purchases as c
+    where c.id = new.purchase_id and c.is_automatic and c.status in ('pending', 'failed')
+  ) then
     return null;
   end if;
   -- Stripe tries the same payment again; each attempt has a charge of its own.

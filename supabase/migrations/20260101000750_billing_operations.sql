@@ -1,13 +1,31 @@
 -- Billing, last chapter: what operators do, and keeping in step with Stripe.
 --
---   backend.payment_record …         money that came by another way than Stripe, with or without credits for it
+--   backend.invoice_record           an invoice that is to be paid by another way than Stripe
+--   backend.payment_record …         money that came by another way than Stripe, for an invoice, a plan or credits
 --   private.stripe_reconciliations   the runs that compare Stripe's recent objects with what is known of them here
 --
 -- What an operator does leaves a row of private.operator_actions: who, what, before, after.
 
 -- ---------------------------------------------------------------------------------------------------------------
--- Payments that an operator records
+-- Invoices and payments that an operator records
+--
+-- What is recorded is money. A plan is given with backend.plan_assign, and credits come with a payment that names them.
 -- ---------------------------------------------------------------------------------------------------------------
+
+create function private.invoice_summary(p_invoice public.invoices) returns jsonb
+language sql stable security definer set search_path = ''
+as $$
+  select jsonb_build_object(
+    'invoice_id', p_invoice.id, 'number', p_invoice.number, 'status', p_invoice.status,
+    'provider', p_invoice.provider, 'total_minor', p_invoice.total_minor, 'tax_minor', p_invoice.tax_minor,
+    'amount_paid_minor', p_invoice.amount_paid_minor, 'amount_remaining_minor', p_invoice.amount_remaining_minor,
+    'currency', p_invoice.currency, 'plan', (select p.slug from public.plans as p where p.id = p_invoice.plan_id),
+    'period_start', p_invoice.period_start, 'period_end', p_invoice.period_end, 'issued_at', p_invoice.issued_at,
+    'due_at', p_invoice.due_at, 'account_id', p_invoice.account_id
+  )
+$$;
+
+comment on function private.invoice_summary(public.invoices) is 'A recorded invoice as operators see it.';
 
 create function private.payment_summary(p_payment public.payments) returns jsonb
 language sql stable security definer set search_path = ''
@@ -16,6 +34,8 @@ as $$
     'payment_id', p_payment.id, 'status', p_payment.status, 'provider', p_payment.provider,
     'transaction_id', p_payment.provider_transaction_id, 'amount_minor', p_payment.amount_minor,
     'amount_refunded_minor', p_payment.amount_refunded_minor, 'currency', p_payment.currency,
+    'plan', (select p.slug from public.plans as p where p.id = p_payment.plan_id),
+    'invoice', (select i.number from public.invoices as i where i.id = p_payment.invoice_id),
     'lot_id', p_payment.lot_id,
     'credits', (select l.amount from public.credit_lots as l where l.id = p_payment.lot_id),
     'account', private.account_summary(p_payment.account_id)
@@ -23,46 +43,177 @@ as $$
 $$;
 
 comment on function private.payment_summary(public.payments) is
-'A recorded payment as operators see it, with the credits it bought and the account they went to.';
+'A recorded payment as operators see it: what it was for, the credits it bought and the account they went to.';
 
 create function private.require_recordable(
-  p_provider text,
-  p_transaction_id text,
-  p_amount_minor bigint,
-  p_currency text,
-  p_credits numeric,
-  p_paid_at timestamptz
+  p_provider text, p_amount_minor bigint, p_currency text, p_period_start timestamptz, p_period_end timestamptz
 ) returns void
 language plpgsql stable security definer set search_path = ''
 as $$
 begin
   if p_provider is null or p_provider not in ('paypal', 'wise', 'manual') then
     perform private.fail(400, 'invalid_argument',
-      'An operator records payments by paypal, wise or manual; those of Stripe come from its events.',
+      'An operator records what went by paypal, wise or manual; what is Stripe''s comes from its events.',
       '{"param": "provider"}');
   end if;
-  if coalesce(length(btrim(p_transaction_id)) not between 1 and 255, true) then
-    perform private.fail(400, 'invalid_argument', 'A payment has an id of 1 to 255 characters at its provider.',
-      '{"param": "transaction_id"}');
-  end if;
   if coalesce(p_amount_minor <= 0, true) then
-    perform private.fail(400, 'invalid_argument', 'A payment is of more than nothing.', '{"param": "amount_minor"}');
+    perform private.fail(400, 'invalid_argument', 'An amount is more than nothing.', '{"param": "amount_minor"}');
   end if;
   if not exists (select from public.plans as p where p.currency = p_currency)
      and not exists (select from public.credit_packs as c where c.currency = p_currency) then
     perform private.fail(400, 'invalid_argument', 'Nothing is sold in this currency.', '{"param": "currency"}');
   end if;
-  if p_credits is not null then
-    perform private.require_amount(p_credits, 0.000001);
-  end if;
-  if p_paid_at > now() then
-    perform private.fail(400, 'invalid_argument', 'A payment is recorded after it was made.', '{"param": "paid_at"}');
+  if num_nonnulls(p_period_start, p_period_end) = 1 or p_period_end <= p_period_start then
+    perform private.fail(400, 'invalid_argument', 'A period has a start, and an end after it.',
+      '{"param": "period_end"}');
   end if;
 end
 $$;
 
-comment on function private.require_recordable(text, text, bigint, text, numeric, timestamptz) is
-'Refuses what is no payment that an operator can record: 400 invalid_argument or invalid_amount.';
+comment on function private.require_recordable(text, bigint, text, timestamptz, timestamptz) is
+'Refuses what is no invoice and no payment that an operator can record: 400 invalid_argument.';
+
+create function private.recorded_plan(p_plan text) returns public.plans
+language plpgsql stable security definer set search_path = ''
+as $$
+declare
+  v_plan public.plans;
+begin
+  if p_plan is not null then
+    -- Also one that is no longer on offer: what was sold was sold.
+    select p.* into v_plan from public.plans as p where p.slug = p_plan;
+    if v_plan.id is null then
+      perform private.fail(404, 'plan_not_found', 'There is no such plan.', '{"param": "plan"}');
+    end if;
+  end if;
+  return v_plan;
+end
+$$;
+
+comment on function private.recorded_plan(text) is 'The plan that an operator names, a null row for none; 404 plan_not_found.';
+
+create function backend.invoice_record(
+  p_user_id uuid default null,
+  p_organization_id uuid default null,
+  p_provider text default 'manual',
+  p_number text default null,
+  p_amount_minor bigint default null,
+  p_currency text default null,
+  p_tax_minor bigint default 0,
+  p_plan text default null,
+  p_period_start timestamptz default null,
+  p_period_end timestamptz default null,
+  p_issued_at timestamptz default null,
+  p_due_at timestamptz default null,
+  p_description text default null,
+  p_reason text default null,
+  p_actor text default null
+) returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_account_id uuid := private.account_id(p_user_id, p_organization_id);
+  v_issued_at timestamptz := coalesce(p_issued_at, now());
+  v_plan public.plans;
+  v_invoice public.invoices;
+begin
+  perform private.require_recordable(p_provider, p_amount_minor, p_currency, p_period_start, p_period_end);
+  if coalesce(length(btrim(p_number)) not between 1 and 100, true) then
+    perform private.fail(400, 'invalid_argument', 'An invoice has a number of 1 to 100 characters.',
+      '{"param": "number"}');
+  end if;
+  if coalesce(p_tax_minor not between 0 and p_amount_minor, true) then
+    perform private.fail(400, 'invalid_argument', 'Tax is a part of the amount.', '{"param": "tax_minor"}');
+  end if;
+  if v_issued_at > now() then
+    perform private.fail(400, 'invalid_argument', 'An invoice is recorded once it is issued.', '{"param": "issued_at"}');
+  end if;
+  if p_due_at < v_issued_at then
+    perform private.fail(400, 'invalid_argument', 'An invoice is due after it is issued.', '{"param": "due_at"}');
+  end if;
+  v_plan := private.recorded_plan(p_plan);
+  insert into public.invoices (
+    user_id, organization_id, account_id, number, status, items, subtotal_minor, tax_minor, total_minor,
+    amount_due_minor, amount_remaining_minor, currency, period_start, period_end, issued_at, due_at, plan_id, provider
+  ) values (
+    case when p_organization_id is null then p_user_id end, p_organization_id, v_account_id, btrim(p_number), 'open',
+    jsonb_build_array(jsonb_build_object(
+      'id', btrim(p_number), 'description', coalesce(p_description, v_plan.name), 'quantity', 1,
+      'unit_price_minor', p_amount_minor - p_tax_minor, 'amount_minor', p_amount_minor - p_tax_minor,
+      'type', case when v_plan.id is null then 'item' else 'subscription' end,
+      'period_start', coalesce(p_period_start, v_issued_at), 'period_end', coalesce(p_period_end, v_issued_at)
+    )),
+    p_amount_minor - p_tax_minor, p_tax_minor, p_amount_minor, p_amount_minor, p_amount_minor, p_currency,
+    coalesce(p_period_start, v_issued_at), coalesce(p_period_end, v_issued_at), v_issued_at, p_due_at, v_plan.id,
+    p_provider
+  )
+  on conflict (provider, number) where number is not null do nothing
+  returning * into v_invoice;
+
+  if v_invoice.id is null then
+    select i.* into strict v_invoice
+    from public.invoices as i
+    where i.provider = p_provider and i.number = btrim(p_number);
+    -- Times that were left out were the clock's, and a retry comes later.
+    if (v_invoice.account_id, v_invoice.total_minor, v_invoice.tax_minor, v_invoice.currency, v_invoice.plan_id,
+        v_invoice.due_at, v_invoice.items #>> '{0,description}')
+       is distinct from (v_account_id, p_amount_minor, p_tax_minor, p_currency, v_plan.id, p_due_at,
+         coalesce(p_description, v_plan.name))
+       or v_invoice.issued_at <> p_issued_at or v_invoice.period_start <> p_period_start
+       or v_invoice.period_end <> p_period_end then
+      perform private.fail(409, 'idempotency_conflict', 'This invoice was already recorded, and otherwise.',
+        jsonb_build_object('invoice_id', v_invoice.id));
+    end if;
+    return private.invoice_summary(v_invoice) || '{"replayed": true}';
+  end if;
+  perform private.record_operator_action(
+    p_actor, 'invoice_record', v_invoice.id::text, null, private.invoice_summary(v_invoice), p_reason
+  );
+  return private.invoice_summary(v_invoice) || '{"replayed": false}';
+end
+$$;
+
+comment on function backend.invoice_record(
+  uuid, uuid, text, text, bigint, text, bigint, text, timestamptz, timestamptz, timestamptz, timestamptz, text, text, text
+) is 'An operator records an invoice that is not Stripe''s, once per provider and number, open until payments of it are recorded; leaves an audit row. The amount includes the tax. 404 plan_not_found, 409 idempotency_conflict when it was recorded otherwise.';
+
+create function private.invoice_settle(p_invoice_id uuid, p_payment public.payments) returns public.invoices
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_invoice public.invoices;
+begin
+  select i.* into v_invoice
+  from public.invoices as i
+  where i.id = p_invoice_id and i.account_id = p_payment.account_id
+  for update;
+  if v_invoice.id is null then
+    perform private.fail(404, 'invoice_not_found', 'This owner has no such invoice.');
+  end if;
+  if v_invoice.provider = 'stripe' then
+    perform private.fail(409, 'invoice_is_stripes', 'An invoice at Stripe is marked as paid there, which tells of it.');
+  end if;
+  if v_invoice.status <> 'open' then
+    perform private.fail(409, 'invoice_not_open', 'This invoice does not wait for a payment.',
+      jsonb_build_object('status', v_invoice.status));
+  end if;
+  if p_payment.currency <> v_invoice.currency or p_payment.amount_minor > v_invoice.amount_remaining_minor then
+    perform private.fail(409, 'amount_mismatch', 'This is more than is left to pay, or in another currency.',
+      jsonb_build_object('expected_minor', v_invoice.amount_remaining_minor, 'expected_currency', v_invoice.currency));
+  end if;
+  update public.invoices as i
+  set amount_paid_minor = i.amount_paid_minor + p_payment.amount_minor,
+    amount_remaining_minor = i.amount_remaining_minor - p_payment.amount_minor,
+    status = case when i.amount_remaining_minor = p_payment.amount_minor then 'paid' else 'open' end,
+    paid_at = case when i.amount_remaining_minor = p_payment.amount_minor then p_payment.processed_at end
+  where i.id = v_invoice.id
+  returning i.* into v_invoice;
+  return v_invoice;
+end
+$$;
+
+comment on function private.invoice_settle(uuid, public.payments) is
+'Counts a recorded payment towards a recorded invoice of the same owner, which is paid with the last of it; 404 invoice_not_found, 409 invoice_is_stripes, invoice_not_open or amount_mismatch.';
 
 create function backend.payment_record(
   p_user_id uuid default null,
@@ -74,6 +225,10 @@ create function backend.payment_record(
   p_credits numeric default null,
   p_description text default null,
   p_paid_at timestamptz default null,
+  p_plan text default null,
+  p_period_start timestamptz default null,
+  p_period_end timestamptz default null,
+  p_invoice_id uuid default null,
   p_reason text default null,
   p_actor text default null
 ) returns jsonb
@@ -82,19 +237,36 @@ as $$
 declare
   v_account_id uuid := private.account_id(p_user_id, p_organization_id);
   v_before jsonb := private.account_summary(v_account_id);
+  v_plan public.plans;
+  v_invoice public.invoices;
   v_payment public.payments;
   v_grant jsonb;
 begin
-  perform private.require_recordable(
-    p_provider, p_transaction_id, p_amount_minor, p_currency, p_credits, p_paid_at
-  );
+  perform private.require_recordable(p_provider, p_amount_minor, p_currency, p_period_start, p_period_end);
+  if coalesce(length(btrim(p_transaction_id)) not between 1 and 255, true) then
+    perform private.fail(400, 'invalid_argument', 'A payment has an id of 1 to 255 characters at its provider.',
+      '{"param": "transaction_id"}');
+  end if;
+  if p_credits is not null then
+    perform private.require_amount(p_credits, 0.000001);
+  end if;
+  if p_paid_at > now() then
+    perform private.fail(400, 'invalid_argument', 'A payment is recorded after it was made.', '{"param": "paid_at"}');
+  end if;
+  if p_plan is not null and p_invoice_id is not null then
+    perform private.fail(400, 'invalid_argument', 'The invoice says which plan it is for.', '{"param": "plan"}');
+  end if;
+  if p_plan is null and p_period_start is not null then
+    perform private.fail(400, 'invalid_argument', 'A period is that of a plan.', '{"param": "period_start"}');
+  end if;
+  v_plan := private.recorded_plan(p_plan);
   insert into public.payments (
     user_id, organization_id, account_id, status, amount_minor, currency, description, provider,
-    provider_transaction_id, created_at, processed_at
+    provider_transaction_id, plan_id, period_start, period_end, invoice_id, created_at, processed_at
   ) values (
     case when p_organization_id is null then p_user_id end, p_organization_id, v_account_id, 'succeeded',
-    p_amount_minor, p_currency, p_description, p_provider, btrim(p_transaction_id), coalesce(p_paid_at, now()),
-    coalesce(p_paid_at, now())
+    p_amount_minor, p_currency, p_description, p_provider, btrim(p_transaction_id), v_plan.id, p_period_start,
+    p_period_end, p_invoice_id, coalesce(p_paid_at, now()), coalesce(p_paid_at, now())
   )
   on conflict (provider, provider_transaction_id) do nothing
   returning * into v_payment;
@@ -105,9 +277,11 @@ begin
     where p.provider = p_provider and p.provider_transaction_id = btrim(p_transaction_id)
     for update;
     -- A time that was left out was the clock's, and a retry comes later.
-    if (v_payment.account_id, v_payment.amount_minor, v_payment.currency, v_payment.description,
+    if (v_payment.account_id, v_payment.amount_minor, v_payment.currency, v_payment.description, v_payment.plan_id,
+        v_payment.period_start, v_payment.period_end, v_payment.invoice_id,
         (select l.amount from public.credit_lots as l where l.id = v_payment.lot_id))
-       is distinct from (v_account_id, p_amount_minor, p_currency, p_description, p_credits)
+       is distinct from (v_account_id, p_amount_minor, p_currency, p_description, v_plan.id, p_period_start,
+         p_period_end, p_invoice_id, p_credits)
        or v_payment.processed_at <> p_paid_at then
       perform private.fail(409, 'idempotency_conflict', 'This payment was already recorded, and otherwise.',
         jsonb_build_object('payment_id', v_payment.id));
@@ -115,6 +289,9 @@ begin
     return private.payment_summary(v_payment) || '{"replayed": true}';
   end if;
 
+  if p_invoice_id is not null then
+    v_invoice := private.invoice_settle(p_invoice_id, v_payment);
+  end if;
   if p_credits is not null then
     v_grant := private.credit_grant(
       v_account_id, p_credits, 'purchase', p_provider || ':' || v_payment.provider_transaction_id, null, 100,
@@ -126,6 +303,17 @@ begin
     where p.id = v_payment.id
     returning p.* into v_payment;
   end if;
+  -- Somebody who enters the books of years writes to nobody.
+  if v_payment.processed_at > now() - make_interval(days => private.setting('alert_days')::integer) then
+    perform private.notify(
+      v_payment.user_id, v_payment.organization_id, 'receipt',
+      jsonb_build_object(
+        'amount_minor', p_amount_minor, 'currency', p_currency, 'credits', p_credits,
+        'description', coalesce(p_description, v_invoice.number, v_plan.name)
+      ),
+      v_payment.id::text
+    );
+  end if;
   perform private.record_operator_action(
     p_actor, 'payment_record', v_payment.id::text, jsonb_build_object('account', v_before),
     private.payment_summary(v_payment), p_reason
@@ -135,8 +323,8 @@ end
 $$;
 
 comment on function backend.payment_record(
-  uuid, uuid, text, text, bigint, text, numeric, text, timestamptz, text, text
-) is 'An operator records a payment that did not come through Stripe, once per provider and transaction id, with the credits it bought, if any; leaves an audit row. 409 idempotency_conflict when it was recorded otherwise.';
+  uuid, uuid, text, text, bigint, text, numeric, text, timestamptz, text, timestamptz, timestamptz, uuid, text, text
+) is 'An operator records a payment that did not come through Stripe, once per provider and transaction id, with the recorded invoice or the plan it paid and the credits it bought, if any; sends a receipt, leaves an audit row. 409 idempotency_conflict when it was recorded otherwise, amount_mismatch for more than the invoice asks.';
 
 create function backend.payment_refund_record(
   p_payment_id uuid, p_amount_refunded_minor bigint, p_reason text default null, p_actor text default null
@@ -147,6 +335,10 @@ declare
   v_payment public.payments;
   v_before jsonb;
 begin
+  -- The owner before the payment, as their erasure locks them.
+  select p.* into v_payment from public.payments as p where p.id = p_payment_id;
+  perform p.id from public.profiles as p where p.id = v_payment.user_id for no key update;
+  perform o.id from public.organizations as o where o.id = v_payment.organization_id for no key update;
   select p.* into v_payment from public.payments as p where p.id = p_payment_id for update;
   if v_payment.id is null then
     perform private.fail(404, 'payment_not_found', 'There is no such payment.');
@@ -187,7 +379,13 @@ comment on function backend.payment_refund_record(uuid, bigint, text, text) is
 'An operator records how much of a recorded payment was given back in all, and its share of the credits is taken back (or returned, when it is less than before); leaves an audit row. 409 payment_is_stripes for one through Stripe.';
 
 grant execute on function
-backend.payment_record(uuid, uuid, text, text, bigint, text, numeric, text, timestamptz, text, text),
+backend.invoice_record(
+  uuid, uuid, text, text, bigint, text, bigint, text, timestamptz, timestamptz, timestamptz, timestamptz, text, text,
+  text
+),
+backend.payment_record(
+  uuid, uuid, text, text, bigint, text, numeric, text, timestamptz, text, timestamptz, timestamptz, uuid, text, text
+),
 backend.payment_refund_record(uuid, bigint, text, text)
 to service_role;
 

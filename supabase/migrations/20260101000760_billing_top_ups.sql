@@ -44,11 +44,11 @@ comment on column public.auto_top_ups.organization_id is 'The organization that 
 comment on column public.auto_top_ups.pack_id is 'The pack that is bought, at its price of the day.';
 comment on column public.auto_top_ups.threshold is 'Credits available under which it is bought.';
 comment on column public.auto_top_ups.max_per_day is 'Most automatic purchases in any 24 hours; those that were declined do not count.';
-comment on column public.auto_top_ups.is_enabled is 'Whether it is on; five declined payments in a row, or one that the owner must confirm, switch it off.';
+comment on column public.auto_top_ups.is_enabled is 'Whether it is on; five declined payments in a row, one that the owner must confirm, and money given back switch it off.';
 comment on column public.auto_top_ups.failures is 'Payments declined in a row.';
 comment on column public.auto_top_ups.paused_until is 'No payment is tried before this; null without a declined one.';
 comment on column public.auto_top_ups.last_attempt_at is 'When the last payment was begun.';
-comment on column public.auto_top_ups.last_failure_code is 'Why the last payment failed, in Stripe''s words; null once one went through.';
+comment on column public.auto_top_ups.last_failure_code is 'Why the last payment failed, in Stripe''s words, or payment_refunded or payment_disputed; null once one went through.';
 comment on column public.auto_top_ups.created_at is 'When it was first set up.';
 comment on column public.auto_top_ups.updated_at is 'When anything in the row last changed.';
 
@@ -63,6 +63,8 @@ comment on column public.credit_accounts.top_up_below is 'Credits available unde
 alter table public.credit_purchases
 add column is_automatic boolean not null default false,
 add column stripe_payment_method_id text,
+add column asked_at timestamptz,
+add constraint an_automatic_purchase_was_asked_for check (is_automatic = (asked_at is not null)),
 add constraint only_an_automatic_purchase_has_its_payment_method
 check (is_automatic = (stripe_payment_method_id is not null)),
 add constraint an_automatic_purchase_has_no_checkout check (not is_automatic or stripe_checkout_session_id is null);
@@ -70,12 +72,18 @@ add constraint an_automatic_purchase_has_no_checkout check (not is_automatic or 
 comment on column public.credit_purchases.is_automatic is 'Whether an automatic top-up bought it, without a checkout.';
 comment on column public.credit_purchases.stripe_payment_method_id is 'What an automatic purchase is paid with, at Stripe: the same for every attempt. Null for a checkout.';
 
+comment on column public.credit_purchases.asked_at is 'When a worker last set out to ask Stripe for an automatic purchase: for an hour its answer may be on the way. Null for a checkout.';
+
 create index credit_purchases_automatic on public.credit_purchases (account_id, created_at) where is_automatic;
 
 insert into private.settings (name, value, description) values
 (
   'auto_top_up_delay_seconds', '10',
   'Seconds between falling under a threshold and the automatic top-up: work in flight may return what it held.'
+),
+(
+  'auto_top_up_declines_per_day', '5',
+  'Declined automatic purchases of an account in 24 hours after which none is tried, whatever the payment method.'
 );
 
 -- ---------------------------------------------------------------------------------------------------------------
@@ -175,7 +183,8 @@ as $$
   select m.provider_method_id
   from private.stripe_customers as c
   inner join public.payment_methods as m on m.user_id = c.user_id or m.organization_id = c.organization_id
-  where c.account_id = p_account_id and m.is_default and m.provider = 'stripe' and m.stripe_customer_id = c.customer_id
+  where c.account_id = p_account_id and c.deleted_at is null
+    and m.is_default and m.provider = 'stripe' and m.stripe_customer_id = c.customer_id
 $$;
 
 comment on function private.default_payment_method_id(uuid) is
@@ -192,6 +201,7 @@ declare
   v_account_id uuid := private.account_id(v_user_id, v_organization_id);
   v_pack public.credit_packs;
   v_top_up public.auto_top_ups;
+  v_is_as_before boolean;
 begin
   if p_threshold is null or p_threshold <> round(p_threshold, 6) or p_threshold <= 0 or p_threshold > 10000000 then
     perform private.fail(400, 'invalid_argument', 'A threshold is a number of credits up to 10,000,000.',
@@ -212,6 +222,14 @@ begin
     perform private.fail(409, 'payment_method_required', 'An automatic top-up needs a payment method.',
       '{"remedy": "add_payment_method"}');
   end if;
+  -- What was declined is declined again: only another payment method is worth another try at once.
+  v_is_as_before := coalesce(private.default_payment_method_id(v_account_id) = (
+    select c.stripe_payment_method_id
+    from public.credit_purchases as c
+    where c.account_id = v_account_id and c.is_automatic
+    order by c.id desc
+    limit 1
+  ), false);
   insert into public.auto_top_ups as t (
     account_id, user_id, organization_id, pack_id, threshold, max_per_day, is_enabled
   ) values (
@@ -221,9 +239,11 @@ begin
   on conflict (account_id) do update
   set pack_id = excluded.pack_id, threshold = excluded.threshold, max_per_day = excluded.max_per_day,
     is_enabled = excluded.is_enabled,
-    failures = case when excluded.is_enabled then 0 else t.failures end,
-    paused_until = case when not excluded.is_enabled then t.paused_until end,
-    last_failure_code = case when not excluded.is_enabled then t.last_failure_code end
+    failures = case when excluded.is_enabled and not v_is_as_before then 0 else t.failures end,
+    paused_until = case when not excluded.is_enabled or v_is_as_before then t.paused_until end,
+    last_failure_code = case
+      when not excluded.is_enabled or (v_is_as_before and t.failures > 0) then t.last_failure_code
+    end
   returning t.* into v_top_up;
   -- Who is under the threshold already does not fall under it any more.
   perform a.id
@@ -240,7 +260,7 @@ end
 $$;
 
 comment on function private.set_my_auto_top_up(numeric, text, integer, boolean, uuid) is
-'Sets up the automatic top-up of the caller, or of an organization they administer (403 not_an_admin). 409 payment_method_required; switching it on forgets earlier failures.';
+'Sets up the automatic top-up of the caller, or of an organization they administer (403 not_an_admin). 409 payment_method_required; switching it on with another payment method forgets earlier failures.';
 
 create function public.set_auto_top_up(
   p_threshold numeric,
@@ -266,13 +286,15 @@ declare
   v_available numeric;
   v_coming numeric;
   v_today integer;
+  v_declined integer;
 begin
   select a.balance - a.held into v_available from public.credit_accounts as a where a.id = p_top_up.account_id;
   -- Status pending: the answer, or the money, is on its way.
   select
     coalesce(sum(c.credits) filter (where c.status = 'pending'), 0),
-    count(*) filter (where c.created_at > now() - interval '24 hours' and c.status not in ('failed', 'expired'))
-  into v_coming, v_today
+    count(*) filter (where c.created_at > now() - interval '24 hours' and c.status not in ('failed', 'expired')),
+    count(*) filter (where c.created_at > now() - interval '24 hours' and c.status = 'failed')
+  into v_coming, v_today, v_declined
   from public.credit_purchases as c
   where c.account_id = p_top_up.account_id and c.is_automatic and c.id is distinct from p_purchase.id;
   return case
@@ -286,6 +308,8 @@ begin
     ) then 'suspended'
     when v_available + v_coming >= p_top_up.threshold then 'enough_credits'
     when v_today >= p_top_up.max_per_day then 'enough_for_today'
+    -- Nobody finds out here which of many cards are good.
+    when v_declined >= private.setting('auto_top_up_declines_per_day')::integer then 'too_many_declines'
     when p_purchase.id is null
       and not exists (select from public.credit_packs as k where k.id = p_top_up.pack_id and k.is_active)
       then 'pack_not_on_sale'
@@ -308,7 +332,7 @@ as $$
     'currency', p_purchase.currency,
     'customer_id', p_customer_id,
     'payment_method_id', p_purchase.stripe_payment_method_id,
-    'description', (select k.name from public.credit_packs as k where k.id = p_purchase.pack_id),
+    'description', p_purchase.pack_name,
     'begun_at', p_purchase.created_at
   )
 $$;
@@ -316,25 +340,36 @@ $$;
 comment on function private.top_up_json(text, text, public.credit_purchases) is
 'What Stripe is to be asked about an automatic purchase.';
 
+create function private.top_ups_give_up(p_account_id uuid) returns void
+language sql volatile security definer set search_path = ''
+as $$
+  update public.credit_purchases as c
+  set status = 'expired'
+  where c.account_id = p_account_id and c.is_automatic and c.status = 'pending' and c.stripe_payment_intent_id is null
+$$;
+
+comment on function private.top_ups_give_up(uuid) is
+'Ends the automatic purchases of an account whose customer is gone. Should money of one still come, it is granted all the same.';
+
 create function backend.top_up_start(p_account_id uuid) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
 declare
   -- Stripe knows a key for 24 hours at least: what is older is looked up, never charged.
   c_key_lifetime constant interval := interval '12 hours';
+  -- Nothing is under way any more after so long: the SDK gives up within minutes, and so does a worker.
+  c_flight constant interval := interval '1 hour';
   v_customer private.stripe_customers;
   v_top_up public.auto_top_ups;
   v_purchase public.credit_purchases;
   v_obstacle text;
 begin
   v_customer := private.lock_billing_owner(
-    (select c.customer_id from private.stripe_customers as c where c.account_id = p_account_id)
+    (select c.customer_id from private.stripe_customers as c where c.account_id = p_account_id and c.deleted_at is null)
   );
   if v_customer.id is null or num_nonnulls(v_customer.user_id, v_customer.organization_id) = 0 then
-    -- Erased, or gone at Stripe. Should money of a purchase still come, it is granted all the same.
-    update public.credit_purchases as c
-    set status = 'expired'
-    where c.account_id = p_account_id and c.is_automatic and c.status = 'pending' and c.stripe_payment_intent_id is null;
+    -- Erased, or gone at Stripe.
+    perform private.top_ups_give_up(p_account_id);
     return jsonb_build_object('result', 'none', 'reason', 'no_customer');
   end if;
   select t.* into v_top_up from public.auto_top_ups as t where t.account_id = p_account_id for update;
@@ -347,23 +382,24 @@ begin
   for update;
   v_obstacle := private.top_up_obstacle(v_top_up, v_purchase);
   if v_purchase.id is not null then
-    return private.top_up_json(
-      case
-        when v_obstacle is null and v_purchase.created_at > now() - c_key_lifetime then 'charge'
-        else 'look_up'
-      end,
-      v_customer.customer_id, v_purchase
-    );
+    if v_obstacle is null and v_purchase.created_at > now() - c_key_lifetime then
+      update public.credit_purchases as c set asked_at = now() where c.id = v_purchase.id;
+      return private.top_up_json('charge', v_customer.customer_id, v_purchase);
+    elsif v_purchase.asked_at > now() - c_flight then
+      -- Not found yet would not mean that nobody pays it.
+      return jsonb_build_object('result', 'none', 'reason', 'in_flight');
+    end if;
+    return private.top_up_json('look_up', v_customer.customer_id, v_purchase);
   end if;
   if v_obstacle is not null then
     return jsonb_build_object('result', 'none', 'reason', v_obstacle);
   end if;
   insert into public.credit_purchases (
-    user_id, organization_id, account_id, pack_id, credits, price_minor, currency, valid_days, is_automatic,
-    stripe_payment_method_id
+    user_id, organization_id, account_id, pack_id, pack_name, credits, price_minor, currency, valid_days, is_automatic,
+    stripe_payment_method_id, asked_at
   )
-  select v_customer.user_id, v_customer.organization_id, p_account_id, k.id, k.credits, k.price_minor, k.currency,
-    k.valid_days, true, private.default_payment_method_id(p_account_id)
+  select v_customer.user_id, v_customer.organization_id, p_account_id, k.id, k.name, k.credits, k.price_minor, k.currency,
+    k.valid_days, true, private.default_payment_method_id(p_account_id), now()
   from public.credit_packs as k
   where k.id = v_top_up.pack_id
   returning * into v_purchase;
@@ -373,30 +409,69 @@ end
 $$;
 
 comment on function backend.top_up_start(uuid) is
-'Decides whether an account is topped up now: {"result": charge | look_up | none}. charge: a purchase that Stripe is to be asked for, the same one until its answer is known; look_up: one that is not to be charged any more, if it was not yet; none: with the reason.';
+'Decides whether an account is topped up now: {"result": charge | look_up | none}. charge: a purchase that Stripe is to be asked for, the same one until its answer is known; look_up: one that is not to be charged any more, if it was not yet; none: with the reason, in_flight while an answer may be on the way.';
 
 create function private.top_up_decline(p_purchase_id uuid, p_code text) returns void
 language plpgsql volatile security definer set search_path = ''
 as $$
 declare
-  v_account_id uuid;
+  v_purchase public.credit_purchases;
+  v_was_enabled boolean;
+  v_top_up public.auto_top_ups;
 begin
   update public.credit_purchases as c
   set status = 'failed'
   where c.id = p_purchase_id and c.status = 'pending'
-  returning c.account_id into v_account_id;
+  returning c.* into v_purchase;
+  if v_purchase.id is null then
+    return;
+  end if;
+  select t.is_enabled into v_was_enabled from public.auto_top_ups as t where t.account_id = v_purchase.account_id;
   -- An hour, four, sixteen, then 64; the fifth decline in a row ends it, and so does one that only the owner can mend.
   update public.auto_top_ups as t
   set failures = t.failures + 1,
     paused_until = now() + interval '1 hour' * power(4, least(t.failures, 3)),
     last_failure_code = left(p_code, 100),
     is_enabled = t.is_enabled and t.failures < 4 and p_code <> 'authentication_required'
-  where t.account_id = v_account_id;
+  where t.account_id = v_purchase.account_id
+  returning t.* into v_top_up;
+  -- Told here and not with the payment: Stripe may refuse before there is one, and only here is known what follows.
+  perform private.raise_alert(
+    v_purchase.user_id, v_purchase.organization_id, 'payment_failed', v_purchase.id::text, null, v_purchase.price_minor,
+    jsonb_strip_nulls(jsonb_build_object(
+      'reason', case when v_was_enabled and not v_top_up.is_enabled then 'top_up_switched_off' else 'top_up' end,
+      'purchase_id', v_purchase.id,
+      'pack', (select k.name from public.credit_packs as k where k.id = v_purchase.pack_id),
+      'amount_minor', v_purchase.price_minor, 'currency', v_purchase.currency, 'failure_code', left(p_code, 100),
+      'payment_id', (select p.id from public.payments as p where p.purchase_id = v_purchase.id order by p.id desc limit 1),
+      'next_attempt_at', case when v_top_up.is_enabled then private.utc_text(v_top_up.paused_until) end,
+      'switched_off_at', case when v_was_enabled and not v_top_up.is_enabled then private.utc_text(now()) end))
+  );
 end
 $$;
 
 comment on function private.top_up_decline(uuid, text) is
-'An automatic purchase was declined: it has failed, and the next one waits longer each time. Once per purchase. The owner is locked.';
+'An automatic purchase was declined: it has failed, its owner is told, and the next one waits longer each time. Once per purchase. The owner is locked.';
+
+create function private.top_up_stop(p_account_id uuid, p_reason text) returns void
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_top_up public.auto_top_ups;
+begin
+  update public.auto_top_ups as t
+  set is_enabled = false, last_failure_code = p_reason
+  where t.account_id = p_account_id and t.is_enabled
+  returning t.* into v_top_up;
+  perform private.notify(
+    v_top_up.user_id, v_top_up.organization_id, 'auto_top_up_stopped', jsonb_build_object('reason', p_reason),
+    private.uuid7()::text
+  );
+end
+$$;
+
+comment on function private.top_up_stop(uuid, text) is
+'Switches an automatic top-up off and tells its owner, who may switch it on again; one that is off stays as it is. The owner is locked.';
 
 create function backend.top_up_close(p_purchase_id uuid, p_code text default null) returns jsonb
 language plpgsql volatile security definer set search_path = ''
@@ -409,6 +484,8 @@ begin
     from public.credit_purchases as c
     inner join private.stripe_customers as s on s.account_id = c.account_id
     where c.id = p_purchase_id
+    order by s.deleted_at desc nulls first
+    limit 1
   ));
   if p_code is not null then
     perform private.top_up_decline(c.id, p_code)
@@ -417,7 +494,9 @@ begin
   end if;
   update public.credit_purchases as c
   set status = 'expired'
-  where c.id = p_purchase_id and c.is_automatic and c.status = 'pending' and c.stripe_payment_intent_id is null;
+  where c.id = p_purchase_id and c.is_automatic and c.status = 'pending' and c.stripe_payment_intent_id is null
+    -- Else somebody has set out to ask for it meanwhile.
+    and (p_code is not null or c.asked_at < now() - interval '1 hour');
   select c.* into v_purchase from public.credit_purchases as c where c.id = p_purchase_id;
   if v_purchase.id is null or not v_purchase.is_automatic then
     perform private.fail(404, 'purchase_not_found', 'There is no such purchase.');
@@ -491,7 +570,7 @@ begin
       v_purchase.user_id, v_purchase.organization_id, 'receipt',
       jsonb_build_object(
         'amount_minor', v_purchase.price_minor, 'currency', v_purchase.currency, 'credits', v_purchase.credits,
-        'description', (select k.name from public.credit_packs as k where k.id = v_purchase.pack_id)
+        'description', v_purchase.pack_name
       ),
       v_purchase.id::text
     );

@@ -78,12 +78,23 @@ def shop(
     service: Service,
     db: Callable[[], psycopg.Connection],
 ) -> Iterator[Shop]:
-    """The shop; the double forgets what it was told to do wrong in the test before."""
+    """The shop; the double forgets what it was told to do wrong in the test before.
+
+    Whatever a test does, each call that changes something at Stripe has carried a key of ours.
+    """
     stripe_double.latency_seconds = 0.0
     stripe_double.failures.clear()
     stripe_double.requests.clear()
     with httpx.Client(base_url=app_url, trust_env=False, timeout=60) as http:
         yield Shop(http, stripe_double, stack.keys.stripe_webhook_secret, service, db)
+    # The SDK makes a key where there is none; only ours are the same when a call is repeated.
+    without = [
+        f"{request.method} {request.path}"
+        for request in stripe_double.requests
+        if request.method != "GET"
+        and not request.headers.get("idempotency-key", "").startswith("quernel-")
+    ]
+    assert without == [], "these calls to Stripe carry no idempotency key of ours"
 
 
 @pytest.fixture

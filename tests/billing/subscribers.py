@@ -53,7 +53,7 @@ class Subscriber:
         invoices = [
             i
             for i in self.world.of_type("invoice")
-            if i["parent"]["subscription_details"]["subscription"] == self.id
+            if i["parent"] and i["parent"]["subscription_details"]["subscription"] == self.id
         ]
         return dict(invoices[-1])
 

@@ -77,6 +77,21 @@ def test_an_organizations_purchases_are_for_its_admins(
         assert [row["id"] for row in rows] == expected
 
 
+def test_the_customer_of_an_organization_is_for_its_admins(
+    shop: Shop, user: User, new_user: NewUser
+) -> None:
+    admin, member = new_user(), new_user()
+    slug = make_organization(shop, user, admin=admin, member=member)
+    purchase = shop.buy(user, organization=slug)
+    customer = shop.stripe.world.get(purchase.session_id)["customer"]
+    for reader, expected in ((user, customer), (admin, customer), (member, None)):
+        table = reader.client.table("organizations")
+        (row,) = table.select("*").eq("slug", slug).execute().data
+        assert customer not in str(row)
+        (row,) = table.select("name, stripe_customer_id").eq("slug", slug).execute().data
+        assert row["stripe_customer_id"] == expected
+
+
 WRITES = [
     "insert into public.plans (slug, name) values ('mine', 'Mine')",
     "update public.plans set monthly_tokens = -1",
@@ -94,7 +109,7 @@ WRITES = [
     "update public.profiles set subscription_status = 'active'",
     "update public.profiles set stripe_customer_id = 'cus_x'",
     "update public.organizations set plan_id = null",
-    "update public.organizations set stripe_customer_id = 'cus_x'",
+    "select * from private.billing_rates",
     "select * from private.stripe_events",
     "select * from private.stripe_objects",
     "select * from private.stripe_customers",

@@ -305,7 +305,7 @@ FACTS: dict[str, list[dict[str, Any]]] = {
     "usage_threshold": [
         {"limit_source": meter, "percent": 80, "used": 85, "limit": 100} for meter in METERS
     ],
-    "payment_failed": [{}],
+    "payment_failed": [{}, {"reason": "top_up"}, {"reason": "top_up_switched_off"}],
     "invoice_overdue": [{"number": "Q-0001", "due_at": "2026-01-31T12:00:00Z"}],
     "subscription_expiring": [
         {"reason": "end", "ends_at": "2026-01-31T12:00:00Z"},

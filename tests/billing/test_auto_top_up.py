@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from decimal import Decimal
+from typing import Any
 from uuid import UUID, uuid4
 
 import psycopg
@@ -371,6 +372,15 @@ async def test_the_cron_step_leaves_those_alone_who_are_not_to_be_charged(
 # Declines ---------------------------------------------------------------------------------------
 
 
+def told_of_declines(top_ups: TopUps, user: User) -> list[dict[str, Any]]:
+    """Alerts of payments that failed, oldest first."""
+    return top_ups.shop.rows(
+        "select * from public.billing_alerts where user_id = %s and type = 'payment_failed'"
+        " order by id",
+        user.id,
+    )
+
+
 async def test_a_decline_backs_off_and_is_tried_again_after_the_pause(
     top_ups: TopUps, user: User
 ) -> None:
@@ -383,11 +393,10 @@ async def test_a_decline_backs_off_and_is_tried_again_after_the_pause(
     assert round((row["paused_until"] - row["updated_at"]).total_seconds()) == 3600
     assert await top_ups.buy(account) == {"result": "none", "reason": "paused"}
     assert top_ups.shop.balance(user) == LEFT
-    (alert,) = top_ups.shop.rows(
-        "select * from public.billing_alerts where user_id = %s and type = 'payment_failed'",
-        user.id,
-    )
+    (alert,) = told_of_declines(top_ups, user)
     assert alert["current_value"] == PRICE
+    assert alert["metadata"]["reason"] == "top_up"
+    assert alert["metadata"]["next_attempt_at"].endswith("Z")
     top_ups.shop.stripe.world.declining.clear()
     top_ups.time_passes(account, "61 minutes")
     assert (await top_ups.buy(account))["result"] == "succeeded"
@@ -409,10 +418,48 @@ async def test_the_fifth_decline_in_a_row_switches_it_off(top_ups: TopUps, user:
         top_ups.time_passes(account, f"{pauses[-1]} hours")
     assert pauses == [1, 4, 16, 64, 64]
     assert not top_ups.settings(account)["is_enabled"]
+    *before, last = told_of_declines(top_ups, user)
+    assert [alert["metadata"]["reason"] for alert in before] == ["top_up"] * 4
+    assert last["metadata"]["reason"] == "top_up_switched_off"
+    assert "désactivée" in last["message"]
+    assert "next_attempt_at" not in last["metadata"]
     assert await top_ups.buy(account) == {"result": "none", "reason": "switched_off"}
-    assert top_ups.set(user)["failures"] == 0
     top_ups.shop.stripe.world.declining.clear()
+    top_ups.add_card(user)
+    assert top_ups.set(user)["failures"] == 0
     assert (await top_ups.buy(account))["result"] == "succeeded"
+
+
+async def test_switching_it_on_again_does_not_try_the_same_card_at_once(
+    top_ups: TopUps, user: User
+) -> None:
+    account = top_ups.low(user)
+    top_ups.shop.stripe.world.declining.add(top_ups.customer(user))
+    await top_ups.buy(account)
+    before = top_ups.settings(account)
+    top_ups.set(user, p_is_enabled=False)
+    again = top_ups.set(user)
+    assert (again["failures"], again["last_failure_code"]) == (1, "insufficient_funds")
+    assert top_ups.settings(account)["paused_until"] == before["paused_until"]
+    assert await top_ups.buy(account) == {"result": "none", "reason": "paused"}
+    # Another card is worth a try.
+    top_ups.add_card(user)
+    assert top_ups.set(user)["failures"] == 0
+    assert (await top_ups.buy(account))["result"] == "requires_payment_method"
+    assert top_ups.statuses(account) == ["failed", "failed"]
+
+
+async def test_many_cards_are_not_tried_one_after_another(top_ups: TopUps, user: User) -> None:
+    account = top_ups.low(user)
+    top_ups.shop.stripe.world.declining.add(top_ups.customer(user))
+    for _ in range(5):
+        assert (await top_ups.buy(account))["result"] == "requires_payment_method"
+        top_ups.add_card(user)
+        top_ups.set(user)
+    assert await top_ups.buy(account) == {"result": "none", "reason": "too_many_declines"}
+    assert len(top_ups.intents(user)) == 5
+    top_ups.time_passes(account, "25 hours")
+    assert (await top_ups.buy(account))["result"] == "requires_payment_method"
 
 
 async def test_a_payment_that_needs_its_owner_waits_for_them(top_ups: TopUps, user: User) -> None:
@@ -423,6 +470,8 @@ async def test_a_payment_that_needs_its_owner_waits_for_them(top_ups: TopUps, us
     await top_ups.buy(account)
     row = top_ups.settings(account)
     assert (row["is_enabled"], row["last_failure_code"]) == (False, "authentication_required")
+    (alert,) = told_of_declines(top_ups, user)
+    assert alert["metadata"]["reason"] == "top_up_switched_off"
     top_ups.time_passes(account, "1000 hours")
     assert await top_ups.buy(account) == {"result": "none", "reason": "switched_off"}
 
@@ -434,6 +483,15 @@ async def test_a_card_that_stripe_does_not_know_is_a_decline(top_ups: TopUps, us
             top_ups.shop.stripe.world.detach(card["id"])
     assert (await top_ups.buy(account))["result"] == "failed"
     assert top_ups.settings(account)["failures"] == 1
+    (purchase,) = top_ups.purchases(account)
+    (alert,) = told_of_declines(top_ups, user)
+    assert (alert["key"], alert["current_value"]) == (str(purchase["id"]), PRICE)
+    facts = alert["metadata"].items()
+    assert facts >= {"reason": "top_up", "amount_minor": PRICE, "currency": "eur"}.items()
+    assert facts >= {"pack": "1,000 credits", "failure_code": "invalid_request"}.items()
+    # A repetition after a crash is the same refusal.
+    top_ups.shop.service.rpc("top_up_close", p_purchase_id=str(purchase["id"]), p_code="again")
+    assert len(told_of_declines(top_ups, user)) == 1
 
 
 async def test_money_that_does_not_arrive_is_declined_once(top_ups: TopUps, user: User) -> None:
@@ -450,6 +508,24 @@ async def test_money_that_does_not_arrive_is_declined_once(top_ups: TopUps, user
         assert top_ups.shop.result(event) == "applied"
     assert top_ups.statuses(account) == ["failed"]
     assert top_ups.settings(account)["failures"] == 1
+    (alert,) = told_of_declines(top_ups, user)
+    (payment,) = top_ups.shop.rows("select id from public.payments where user_id = %s", user.id)
+    assert alert["metadata"]["payment_id"] == str(payment["id"])
+
+
+async def test_who_had_switched_it_off_is_not_told_that_it_is_off(
+    top_ups: TopUps, user: User
+) -> None:
+    account = top_ups.low(user)
+    top_ups.shop.service.rpc("top_up_start", p_account_id=account)
+    top_ups.set(user, p_is_enabled=False)
+    (purchase,) = top_ups.purchases(account)
+    top_ups.shop.service.rpc(
+        "top_up_close", p_purchase_id=str(purchase["id"]), p_code="authentication_required"
+    )
+    (alert,) = told_of_declines(top_ups, user)
+    assert alert["metadata"]["reason"] == "top_up"
+    assert {"next_attempt_at", "switched_off_at"}.isdisjoint(alert["metadata"])
 
 
 async def test_a_declined_payment_is_ended_at_stripe(top_ups: TopUps, user: User) -> None:
@@ -498,7 +574,62 @@ async def test_a_payment_whose_owner_must_confirm_it_waits_for_them(
     row = top_ups.settings(account)
     assert (row["is_enabled"], row["last_failure_code"]) == (False, "authentication_required")
     assert top_ups.statuses(account) == ["failed"]
+    (alert,) = told_of_declines(top_ups, user)
+    assert alert["metadata"]["reason"] == "top_up_switched_off"
     assert top_ups.shop.balance(user) == LEFT
+
+
+# Money that is given back ------------------------------------------------------------------------
+
+
+def stopped(top_ups: TopUps, user: User) -> list[dict[str, object]]:
+    return top_ups.shop.rows(
+        "select facts from private.notifications where user_id = %s"
+        " and template = 'auto_top_up_stopped'",
+        user.id,
+    )
+
+
+@pytest.mark.parametrize("what", ["refunded", "disputed"])
+async def test_what_was_given_back_is_not_charged_again(
+    top_ups: TopUps, user: User, what: str
+) -> None:
+    shop = top_ups.shop
+    account = top_ups.low(user)
+    await top_ups.buy(account)
+    (intent,) = top_ups.intents(user)
+    world = shop.stripe.world
+    charge = next(c for c in world.of_type("charge") if c["payment_intent"] == intent["id"])
+    later(top_ups)
+    if what == "refunded":
+        event = shop.event("charge.refunded", world.refund(charge["id"], PRICE))
+    else:
+        dispute = world.dispute(charge["id"], status="needs_response")
+        event = shop.event("charge.dispute.created", dispute)
+    assert shop.result(event) == "applied"
+    assert shop.balance(user) == LEFT
+    assert await top_ups.buy(account) == {"result": "none", "reason": "switched_off"}
+    row = top_ups.settings(account)
+    assert (row["is_enabled"], row["last_failure_code"]) == (False, f"payment_{what}")
+    assert stopped(top_ups, user) == [{"facts": {"reason": f"payment_{what}"}}]
+    assert len(top_ups.intents(user)) == 1
+
+
+async def test_a_dispute_that_was_won_switches_nothing_off(top_ups: TopUps, user: User) -> None:
+    shop = top_ups.shop
+    account = top_ups.low(user)
+    await top_ups.buy(account)
+    (intent,) = top_ups.intents(user)
+    world = shop.stripe.world
+    charge = next(c for c in world.of_type("charge") if c["payment_intent"] == intent["id"])
+    later(top_ups)
+    dispute = world.dispute(charge["id"], status="needs_response")
+    shop.result(shop.event("charge.dispute.created", dispute))
+    top_ups.set(user)
+    won = world.change(dispute["id"], status="won")
+    assert shop.result(shop.event("charge.dispute.closed", won)) == "applied"
+    assert shop.balance(user) == LEFT + CREDITS
+    assert top_ups.settings(account)["is_enabled"]
 
 
 # Repetitions and crashes ------------------------------------------------------------------------
@@ -634,13 +765,78 @@ async def test_an_old_purchase_is_looked_up_and_never_charged(
     assert top_ups.statuses(account) == ["paid" if was_charged else "expired"]
 
 
+async def test_a_purchase_whose_charge_may_be_under_way_is_not_given_up(
+    top_ups: TopUps, user: User
+) -> None:
+    """A worker has set out to charge it; meanwhile its owner switches the top-up off."""
+    shop = top_ups.shop
+    account = top_ups.low(user)
+    top_ups.time_passes(account, "0 hours")
+    start = shop.service.rpc("top_up_start", p_account_id=account)
+    top_ups.time_passes(account, "5 hours")
+    assert shop.service.rpc("top_up_start", p_account_id=account) == start | {
+        "begun_at": shop.service.rpc("top_up_start", p_account_id=account)["begun_at"]
+    }
+    top_ups.set(user, p_is_enabled=False)
+    shop.stripe.requests.clear()
+    assert await top_ups.buy(account) == {"result": "none", "reason": "in_flight"}
+    closed = shop.service.rpc("top_up_close", p_purchase_id=start["purchase_id"])
+    assert (closed["status"], shop.stripe.requests) == ("pending", [])
+    top_ups.set(user)
+    assert (await top_ups.buy(account))["result"] == "succeeded"
+    assert len(top_ups.purchases(account)) == 1
+
+
+async def test_a_purchase_is_repeated_with_the_name_its_pack_had(
+    top_ups: TopUps, user: User
+) -> None:
+    """Stripe refuses a key with other parameters."""
+    shop = top_ups.shop
+    slug = f"named-{uuid4().hex[:12]}"
+    shop.rows(
+        "insert into public.credit_packs (slug, name, credits, price_minor)"
+        " values (%s, 'Before', 1000, 500)",
+        slug,
+    )
+    account = top_ups.low(user, p_pack=slug)
+    shop.stripe.failures[:] = [503] * 3
+    with pytest.raises(QuernelError, match="payment_provider_unavailable"):
+        await top_ups.buy(account)
+    shop.rows("update public.credit_packs set name = 'After' where slug = %s", slug)
+    assert (await top_ups.buy(account))["result"] == "succeeded"
+    assert {charge.params["description"] for charge in shop.stripe.made(CHARGES)} == {"Before"}
+
+
 async def test_money_of_a_purchase_that_had_expired_is_granted(top_ups: TopUps, user: User) -> None:
     account = top_ups.low(user)
     start = top_ups.shop.service.rpc("top_up_start", p_account_id=account)
+    top_ups.time_passes(account, "2 hours")
     top_ups.shop.service.rpc("top_up_close", p_purchase_id=start["purchase_id"])
+    assert top_ups.statuses(account) == ["expired"]
     intent = paid_by(top_ups, user, start["purchase_id"])
     assert top_ups.shop.result(top_ups.shop.event("payment_intent.succeeded", intent)) == "applied"
     assert top_ups.shop.balance(user) == LEFT + CREDITS
+
+
+async def test_with_its_customer_a_purchase_is_given_up_and_the_next_one_buys(
+    top_ups: TopUps, user: User
+) -> None:
+    account, shop = top_ups.low(user), top_ups.shop
+    start = shop.service.rpc("top_up_start", p_account_id=account)
+    before = top_ups.customer(user)
+    intent = paid_by(top_ups, user, start["purchase_id"])
+    gone = shop.stripe.world.delete_customer(before)
+    assert shop.result(shop.event("customer.deleted", gone)) == "applied"
+    assert top_ups.statuses(account) == ["expired"]
+    assert await top_ups.buy(account) == {"result": "none", "reason": "no_customer"}
+    top_ups.add_card(user)
+    assert top_ups.customer(user) != before
+    assert (await top_ups.buy(account))["result"] == "succeeded"
+    assert shop.balance(user) == LEFT + CREDITS
+    # What the one before had paid all the same is theirs too.
+    assert shop.result(shop.event("payment_intent.succeeded", intent)) == "applied"
+    assert top_ups.statuses(account) == ["paid", "paid"]
+    assert shop.balance(user) == LEFT + CREDITS * 2
 
 
 # Reversals and forgeries ------------------------------------------------------------------------

@@ -165,6 +165,7 @@ def test_what_stripe_is_asked_for(shop: Shop, user: User) -> None:
         "client_reference_id": checkout["purchase_id"],
         "metadata": reference,
         "payment_intent_data": {"metadata": reference},
+        "invoice_creation": {"enabled": "true", "invoice_data": {"metadata": reference}},
         "line_items": [
             {
                 "quantity": "1",
@@ -211,39 +212,57 @@ def test_a_pack_with_a_price_at_stripe(shop: Shop, user: User) -> None:
     assert session.params["line_items"] == [{"quantity": "1", "price": price}]
 
 
-@pytest.mark.parametrize("there", [(699, "eur"), (700, "usd")])
-def test_a_price_at_stripe_that_has_drifted_is_not_sold(
-    shop: Shop, user: User, there: tuple[int, str]
-) -> None:
-    slug = f"drift-{user.id[-12:]}"
-    price = f"price_drift_{user.id[-12:]}"
-    shop.stripe.world.prices[price] = there
+def priced_pack(shop: Shop, user: User, price: str) -> str:
+    """A pack for 7 euros that has a price at Stripe; its slug."""
+    slug = f"priced-{user.id[-12:]}"
     shop.rows(
         "insert into public.credit_packs (slug, name, credits, price_minor, stripe_price_id)"
-        " values (%s, 'Drift', 10, 700, %s)",
+        " values (%s, 'Priced', 10, 700, %s)",
         slug,
         price,
     )
+    return slug
+
+
+@pytest.mark.parametrize(
+    ("there", "interval"), [((699, "eur"), None), ((700, "usd"), None), ((700, "eur"), "month")]
+)
+def test_a_price_at_stripe_that_has_drifted_is_not_sold(
+    shop: Shop, user: User, there: tuple[int, str], interval: str | None
+) -> None:
+    price = f"price_drift_{user.id[-12:]}"
+    shop.stripe.world.prices[price] = there
+    if interval is not None:
+        shop.stripe.world.intervals[price] = interval
+    answer = shop.checkout(user, pack=priced_pack(shop, user, price))
+    assert (answer.status_code, answer.json()["code"]) == (409, "pack_price_mismatch")
+    assert [r for r in shop.stripe.requests if r.method == "POST"] == []
+
+
+def test_a_page_that_asks_for_another_price_is_ended(shop: Shop, user: User) -> None:
+    """The price was believed, and the page says otherwise."""
+    price = f"price_believed_{user.id[-12:]}"
+    shop.stripe.world.prices[price] = (700, "eur")
+    slug = priced_pack(shop, user, price)
+    shop.buy(user, pack=slug)
+    shop.stripe.world.prices[price] = (699, "eur")
     answer = shop.checkout(user, pack=slug)
     assert (answer.status_code, answer.json()["code"]) == (409, "pack_price_mismatch")
     (session,) = [
-        s
-        for s in shop.stripe.world.of_type("checkout.session")
-        if s["amount_total"] == there[0] and s["currency"] == there[1]
+        s for s in shop.stripe.world.of_type("checkout.session") if s["amount_total"] == 699
     ]
     assert session["status"] == "expired"
 
 
-def test_a_price_unknown_at_stripe(shop: Shop, user: User) -> None:
-    slug = f"nowhere-{user.id[-12:]}"
-    shop.rows(
-        "insert into public.credit_packs (slug, name, credits, price_minor, stripe_price_id)"
-        " values (%s, 'Nowhere', 10, 700, 'price_nowhere')",
-        slug,
-    )
-    answer = shop.checkout(user, pack=slug)
-    assert (answer.status_code, answer.json()["code"]) == (502, "payment_provider_error")
-    assert "price" not in answer.text
+def test_a_price_unknown_at_stripe_makes_nothing_there(shop: Shop, user: User) -> None:
+    answer = shop.checkout(user, pack=priced_pack(shop, user, "price_nowhere"))
+    assert (answer.status_code, answer.json()["code"]) == (409, "price_not_available")
+    assert "price_nowhere" not in answer.text
+    assert [r.method for r in shop.stripe.requests] == ["GET"]
+    # Once the price is there, the same request is served.
+    shop.stripe.world.prices["price_nowhere"] = (700, "eur")
+    assert shop.checkout(user, pack=f"priced-{user.id[-12:]}").status_code == 200
+    del shop.stripe.world.prices["price_nowhere"]
 
 
 def test_the_double_refuses_an_unknown_price() -> None:
@@ -339,6 +358,14 @@ def test_the_second_checkout_uses_the_first_ones_customer(shop: Shop, user: User
     customers = {shop.stripe.world.get(p.session_id)["customer"] for p in (first, second)}
     profile = shop.row("select stripe_customer_id from public.profiles where id = %s", user.id)
     assert customers == {profile["stripe_customer_id"]}
+
+
+def test_stripe_is_told_no_address_that_nobody_has_confirmed(shop: Shop, user: User) -> None:
+    """Invoices are sent there, and it may be somebody else's."""
+    shop.rows("update public.profiles set email_verified_at = null where id = %s", user.id)
+    shop.buy(user)
+    (made,) = shop.stripe.made(CUSTOMERS)
+    assert "email" not in made.params
 
 
 def test_concurrent_first_checkouts_make_one_customer(shop: Shop, user: User) -> None:

@@ -23,7 +23,8 @@ def api(shop: Shop) -> Iterator[httpx.Client]:
 
 
 def create(api: httpx.Client, key: str, **form: str) -> httpx.Response:
-    return api.post("/v1/customers", data=form, headers={"Idempotency-Key": key})
+    headers = {"Idempotency-Key": f"quernel-double-{key}"}
+    return api.post("/v1/customers", data=form, headers=headers)
 
 
 def test_an_idempotency_key_repeats_the_first_answer(api: httpx.Client, user: User) -> None:

@@ -41,6 +41,18 @@ def test_tax_is_the_sum_of_its_parts(subscribers: Subscribers, user: User) -> No
     assert (row["subtotal_minor"], row["tax_minor"], row["total_minor"]) == (2900, 563, 3463)
 
 
+def test_more_tax_may_be_given_back_than_is_owed(subscribers: Subscribers, user: User) -> None:
+    """As when a larger plan's rest is credited: the whole invoice is negative."""
+    subscriber = subscribers.new(user)
+    taxes = [{"amount": -551, "tax_behavior": "exclusive"}]
+    invoice = subscriber.world.renew(subscriber.id)
+    invoice |= {"total_taxes": taxes, "subtotal": -2900, "total": -3451}
+    invoice |= {"amount_due": 0, "amount_paid": 0, "amount_remaining": 0, "status": "draft"}
+    assert subscribers.shop.result(subscribers.shop.event("invoice.created", invoice)) == "applied"
+    row = subscriber.invoices()[-1]
+    assert (row["subtotal_minor"], row["tax_minor"], row["total_minor"]) == (-2900, -551, -3451)
+
+
 def test_an_invoice_to_be_paid_by_hand_has_its_date(subscribers: Subscribers, user: User) -> None:
     subscriber = subscribers.new(user)
     due = subscriber.invoice["created"] + 14 * 24 * 3600
@@ -94,6 +106,23 @@ def test_an_invoice_nobody_pays_grants_nothing(
     subscribers.shop.result(subscribers.shop.event(f"invoice.{kind}", invoice))
     assert subscriber.invoices()[0]["status"] == status
     assert subscribers.shop.balance(user) == before
+
+
+def test_a_payment_in_another_currency_than_the_price_grants_nothing(
+    subscribers: Subscribers, user: User
+) -> None:
+    """49,000 won are 29 euros, and would be seventeen months."""
+    subscriber = subscribers.silent(user)
+    subscriber.told("customer.subscription.created")
+    before = subscribers.shop.balance(user)
+    invoice = subscriber.invoice
+    for line in invoice["lines"]["data"]:
+        line |= {"amount": 49000, "currency": "krw"}
+    invoice |= {"currency": "krw", "amount_paid": 49000, "amount_due": 49000, "total": 49000}
+    event = subscribers.shop.event("invoice.paid", invoice)
+    assert subscribers.shop.deliver(event).status_code == 500
+    assert "currency_mismatch" in subscribers.shop.inbox(event)[0]["last_error"]
+    assert (subscriber.lots(), subscribers.shop.balance(user)) == ([], before)
 
 
 def test_an_invoice_of_another_customer_is_left_aside(subscribers: Subscribers, user: User) -> None:

@@ -24,7 +24,7 @@ from local.stripe_double import RETRY_AFTER_SECONDS
 from local.stripe_world import now
 from tests.billing.shop import CREDITS as PACK_CREDITS
 from tests.billing.shop import PRICE, Shop
-from tests.billing.subscribers import CREDITS, Subscribers, days_ago
+from tests.billing.subscribers import CREDITS, Subscribers, days_ago, own_plan
 from tests.conftest import User
 from tests.support.reconciliation import alone
 
@@ -152,7 +152,7 @@ async def test_events_of_the_other_livemode_are_left_aside(books: Books, user: U
     event = books.shop.completed(purchase)
     books.shop.stripe.world.events[-1]["livemode"] = True
     books.shop.stripe.world.change(purchase.session_id, created=days_ago(10))
-    for kind in ("payment_intent", "charge"):
+    for kind in ("payment_intent", "charge", "invoice", "invoice_payment"):
         for made in books.shop.stripe.world.of_type(kind):
             books.shop.stripe.world.change(made["id"], created=days_ago(10))
     before = books.shop.balance(user)
@@ -197,6 +197,8 @@ async def test_a_lost_purchase_is_found_without_its_event(books: Books, user: Us
     report = await books.reconcile()
     assert told(report) == [
         ("checkout.session", "missing", "repaired"),
+        ("invoice", "missing", "repaired"),
+        ("invoice_payment", "missing", "repaired"),
         ("payment_intent", "missing", "repaired"),
     ]
     assert books.shop.balance(user) == before + PACK_CREDITS
@@ -259,6 +261,24 @@ async def test_a_subscription_that_ended_unheard_is_repaired(
     assert (subscriber.row["status"], subscriber.plan) == ("canceled", "free")
 
 
+async def test_what_was_lost_of_a_customer_deleted_at_stripe_is_repaired(
+    books: Books, subscribers: Subscribers, user: User
+) -> None:
+    before = books.shop.balance(user)
+    subscriber = subscribers.new(user, at=days_ago(31))
+    await books.settle()
+    subscriber.world.renew(subscriber.id)
+    customer = subscriber.world.delete_customer(subscriber.state["customer"])
+    books.forget_events()
+    subscriber.later()
+    subscriber.deliver([books.shop.event("customer.deleted", customer)])
+    report = await books.reconcile(60)
+    assert {kind for kind, _, _ in told(report)} >= {"subscription", "invoice", "payment_intent"}
+    assert report["failed"] == 0
+    assert (subscriber.row["status"], subscriber.plan) == ("canceled", "free")
+    assert books.shop.balance(user) == before + CREDITS["pro"] * 2
+
+
 async def test_what_did_not_follow_from_a_known_object_is_repaired(
     books: Books, subscribers: Subscribers, user: User
 ) -> None:
@@ -287,6 +307,17 @@ async def test_credits_that_were_not_taken_back_are(books: Books, user: User) ->
     report = await books.reconcile()
     assert {f["finding"] for f in report["findings"]} == {"unapplied"}
     assert books.shop.balance(user) == before
+
+
+async def test_a_plan_that_grants_more_now_grants_nothing_for_invoices_of_before(
+    books: Books, subscribers: Subscribers, user: User
+) -> None:
+    slug = own_plan(books.shop, credits_per_month=0, sort_order=3)
+    subscriber = subscribers.new(user, at=days_ago(2), plan=slug)
+    books.shop.rows("update public.plans set credits_per_month = 1000 where slug = %s", slug)
+    report = await books.reconcile(100)
+    assert "invoice" not in {kind for kind, *_ in told(report)}
+    assert subscriber.lots() == []
 
 
 async def test_what_cannot_be_repaired_is_reported_and_stops_nothing(
@@ -328,11 +359,11 @@ async def test_only_what_is_recent_is_compared(books: Books, user: User) -> None
     books.shop.completed(purchase)
     books.forget_events()
     world = books.shop.stripe.world
-    for kind in ("checkout.session", "payment_intent", "charge"):
+    for kind in ("checkout.session", "payment_intent", "charge", "invoice", "invoice_payment"):
         for made in world.of_type(kind):
             world.change(made["id"], created=days_ago(20))
     assert (await books.reconcile(days=10))["compared"] == 0
-    assert (await books.reconcile(days=30))["repaired"] == 2
+    assert (await books.reconcile(days=30))["repaired"] == 4
 
 
 # Cut off ----------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import pytest
 from psycopg.rows import dict_row
 
 from tests.conftest import NewUser, User
+from tests.support.people import wait_until_blocked
 from tests.support.service import Service, ServiceError
 
 PAID = 3000  # minor units
@@ -48,6 +49,25 @@ class Books:
             )
         )
 
+    def bill(self, **arguments: object) -> dict[str, Any]:
+        """Record an invoice for a month of pro, with arguments replaced."""
+        return dict(
+            self.service.rpc(
+                "invoice_record",
+                **{
+                    "p_user_id": self.user.id,
+                    "p_number": uuid.uuid4().hex,
+                    "p_amount_minor": PAID,
+                    "p_currency": "eur",
+                    "p_tax_minor": 500,
+                    "p_plan": "pro",
+                    "p_reason": "a contract",
+                    "p_actor": "ada",
+                }
+                | arguments,
+            )
+        )
+
     def refund(self, payment: dict[str, Any], total: int, actor: str | None = "ada") -> Any:
         """Record that so much was given back in all."""
         return self.service.rpc(
@@ -65,6 +85,24 @@ class Books:
     @property
     def payments(self) -> list[dict[str, Any]]:
         return self.rows("select * from public.payments where user_id = %s", self.user.id)
+
+    @property
+    def invoices(self) -> list[dict[str, Any]]:
+        return self.rows(
+            "select i.*, p.slug from public.invoices as i left join public.plans as p"
+            " on p.id = i.plan_id where user_id = %s order by i.created_at",
+            self.user.id,
+        )
+
+    @property
+    def receipts(self) -> list[dict[str, Any]]:
+        """Facts of the receipts that were sent."""
+        rows = self.rows(
+            "select facts from private.notifications where user_id = %s and template = 'receipt'"
+            " order by id",
+            self.user.id,
+        )
+        return [row["facts"] for row in rows]
 
     @property
     def balance(self) -> Decimal:
@@ -104,6 +142,22 @@ def books(service: Service, db: Callable[[], psycopg.Connection], new_user: NewU
         ({"p_paid_at": "2999-01-01T00:00:00Z"}, "invalid_argument", "paid_at"),
         ({"p_actor": None}, "invalid_argument", "p_actor"),
         ({"p_actor": " "}, "invalid_argument", "p_actor"),
+        ({"p_period_start": "2026-01-01T00:00:00Z"}, "invalid_argument", "period_end"),
+        (
+            {"p_period_start": "2026-01-01T00:00:00Z", "p_period_end": "2026-02-01T00:00:00Z"},
+            "invalid_argument",
+            "period_start",
+        ),
+        (
+            {
+                "p_plan": "pro",
+                "p_period_start": "2026-02-01T00:00:00Z",
+                "p_period_end": "2026-01-01T00:00:00Z",
+            },
+            "invalid_argument",
+            "period_end",
+        ),
+        ({"p_plan": "pro", "p_invoice_id": str(uuid.uuid4())}, "invalid_argument", "plan"),
     ],
 )
 def test_what_is_no_payment_is_refused(
@@ -114,7 +168,112 @@ def test_what_is_no_payment_is_refused(
         books.record(**arguments)
     assert (refusal.value.status, refusal.value.code) == (400, code)
     assert param is None or refusal.value.facts["param"] == param
-    assert (books.payments, books.balance) == ([], before)
+    assert (books.payments, books.balance, books.receipts) == ([], before, [])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "code"),
+    [
+        ({"p_plan": "no-such-plan"}, 404, "plan_not_found"),
+        ({"p_invoice_id": str(uuid.uuid4())}, 404, "invoice_not_found"),
+    ],
+)
+def test_a_payment_for_what_does_not_exist_is_refused(
+    books: Books, arguments: dict[str, object], status: int, code: str
+) -> None:
+    with pytest.raises(ServiceError) as refusal:
+        books.record(**arguments)
+    assert (refusal.value.status, refusal.value.code) == (status, code)
+    assert books.payments == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "param"),
+    [
+        ({"p_amount_minor": 0}, "invalid_argument", "amount_minor"),
+        ({"p_amount_minor": None}, "invalid_argument", "amount_minor"),
+        ({"p_provider": "stripe"}, "invalid_argument", "provider"),
+        ({"p_provider": None}, "invalid_argument", "provider"),
+        ({"p_number": " "}, "invalid_argument", "number"),
+        ({"p_number": None}, "invalid_argument", "number"),
+        ({"p_number": "x" * 101}, "invalid_argument", "number"),
+        ({"p_currency": "xxx"}, "invalid_argument", "currency"),
+        ({"p_tax_minor": -1}, "invalid_argument", "tax_minor"),
+        ({"p_tax_minor": PAID + 1}, "invalid_argument", "tax_minor"),
+        ({"p_tax_minor": None}, "invalid_argument", "tax_minor"),
+        ({"p_issued_at": "2999-01-01T00:00:00Z"}, "invalid_argument", "issued_at"),
+        ({"p_due_at": "2020-01-01T00:00:00Z"}, "invalid_argument", "due_at"),
+        ({"p_period_end": "2026-01-01T00:00:00Z"}, "invalid_argument", "period_end"),
+        ({"p_actor": None}, "invalid_argument", "p_actor"),
+    ],
+)
+def test_what_is_no_invoice_is_refused(
+    books: Books, arguments: dict[str, object], code: str, param: str
+) -> None:
+    with pytest.raises(ServiceError) as refusal:
+        books.bill(**arguments)
+    assert (refusal.value.status, refusal.value.code) == (400, code)
+    assert refusal.value.facts["param"] == param
+    assert books.invoices == []
+
+
+def test_an_invoice_of_nobody_or_for_no_plan_is_refused(books: Books) -> None:
+    for arguments, code in (
+        ({"p_user_id": str(uuid.uuid4())}, "account_not_found"),
+        ({"p_plan": "no-such-plan"}, "plan_not_found"),
+    ):
+        with pytest.raises(ServiceError) as refusal:
+            books.bill(**arguments)
+        assert (refusal.value.status, refusal.value.code) == (404, code)
+    assert books.invoices == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [({"p_amount_minor": PAID + 1}, "amount_mismatch"), ({"p_currency": "usd"}, "amount_mismatch")],
+)
+def test_an_invoice_takes_no_more_than_it_asks_and_in_its_currency(
+    books: Books, arguments: dict[str, object], code: str
+) -> None:
+    invoice = books.bill()
+    books.connection.execute(
+        "insert into public.credit_packs (slug, name, credits, price_minor, currency, is_active)"
+        " values ('in-dollars', 'In dollars', 1, 1, 'usd', false) on conflict do nothing"
+    )
+    with pytest.raises(ServiceError) as refusal:
+        books.record(p_invoice_id=invoice["invoice_id"], **arguments)
+    assert (refusal.value.status, refusal.value.code) == (409, code)
+    assert (books.payments, books.invoices[0]["amount_paid_minor"]) == ([], 0)
+
+
+def test_an_invoice_that_is_paid_takes_nothing_more(books: Books) -> None:
+    invoice = books.bill()["invoice_id"]
+    books.record(p_invoice_id=invoice)
+    with pytest.raises(ServiceError) as refusal:
+        books.record(p_invoice_id=invoice, p_amount_minor=1)
+    assert (refusal.value.status, refusal.value.code) == (409, "invoice_not_open")
+    assert len(books.payments) == 1
+
+
+def test_somebody_elses_invoice_cannot_be_paid(books: Books, new_user: NewUser) -> None:
+    invoice = books.bill(p_user_id=new_user().id)["invoice_id"]
+    with pytest.raises(ServiceError) as refusal:
+        books.record(p_invoice_id=invoice)
+    assert (refusal.value.status, refusal.value.code) == (404, "invoice_not_found")
+
+
+def test_an_invoice_at_stripe_is_paid_there(books: Books) -> None:
+    (row,) = books.rows(
+        "insert into public.invoices (user_id, account_id, status, subtotal_minor, total_minor,"
+        " amount_due_minor, amount_remaining_minor, currency, period_start, period_end, issued_at,"
+        " stripe_invoice_id) select user_id, id, 'open', 3000, 3000, 3000, 3000, 'eur', now(),"
+        " now(), now(), 'in_' || id from public.credit_accounts where user_id = %s returning id",
+        books.user.id,
+    )
+    with pytest.raises(ServiceError) as refusal:
+        books.record(p_invoice_id=str(row["id"]))
+    assert (refusal.value.status, refusal.value.code) == (409, "invoice_is_stripes")
+    assert (books.payments, books.invoices[0]["status"]) == ([], "open")
 
 
 def test_a_payment_of_nobody_is_refused(books: Books) -> None:
@@ -234,6 +393,143 @@ def test_a_payment_recorded_ten_times_at_once_counts_once(books: Books) -> None:
     assert books.balance == before + CREDITS
 
 
+# Plans and invoices -----------------------------------------------------------------------------
+
+
+def test_a_payment_may_name_the_plan_and_the_time_it_was_for(books: Books) -> None:
+    made = books.record(
+        p_plan="pro", p_period_start="2026-01-01T00:00:00Z", p_period_end="2026-02-01T00:00:00Z"
+    )
+    assert made["plan"] == "pro"
+    (payment,) = books.payments
+    assert payment["period_end"].isoformat() == "2026-02-01T00:00:00+00:00"
+    # Money, and no plan: that is given by itself.
+    (profile,) = books.rows(
+        "select subscription_tier from public.profiles where id = %s", books.user.id
+    )
+    assert profile == {"subscription_tier": "free"}
+
+
+def test_an_invoice_is_open_until_its_last_payment(books: Books) -> None:
+    made = books.bill(p_description="January")
+    (invoice,) = books.invoices
+    assert (invoice["status"], invoice["slug"], invoice["provider"]) == ("open", "pro", "manual")
+    assert (invoice["subtotal_minor"], invoice["tax_minor"], invoice["total_minor"]) == (
+        2500,
+        500,
+        PAID,
+    )
+    (item,) = invoice["items"]
+    assert (item["description"], item["type"], item["amount_minor"]) == (
+        "January",
+        "subscription",
+        2500,
+    )
+    books.record(p_invoice_id=made["invoice_id"], p_amount_minor=1000, p_credits=None)
+    assert books.invoices[0]["status"] == "open"
+    books.record(p_invoice_id=made["invoice_id"], p_amount_minor=2000, p_credits=None)
+    (invoice,) = books.invoices
+    assert (invoice["status"], invoice["amount_remaining_minor"]) == ("paid", 0)
+    assert invoice["paid_at"] is not None
+    assert {payment["invoice_id"] for payment in books.payments} == {invoice["id"]}
+    shown = books.user.client.table("invoices").select("number, status").execute().data
+    assert shown == [{"number": made["number"], "status": "paid"}]
+
+
+def test_an_invoice_leaves_an_audit_row(books: Books) -> None:
+    made = books.bill()
+    (row,) = books.audit(made["invoice_id"])
+    assert (row["actor"], row["action"], row["reason"]) == ("ada", "invoice_record", "a contract")
+    assert (row["before"], row["after"]["number"]) == (None, made["number"])
+
+
+def test_the_same_invoice_is_recorded_once_and_otherwise_a_conflict(
+    books: Books, new_user: NewUser
+) -> None:
+    number = uuid.uuid4().hex
+    first, again = books.bill(p_number=number), books.bill(p_number=number)
+    assert (first.pop("replayed"), again.pop("replayed")) == (False, True)
+    assert again == first
+    for other in (
+        {"p_amount_minor": PAID + 1},
+        {"p_tax_minor": 0},
+        {"p_plan": "business"},
+        {"p_plan": None},
+        {"p_due_at": "2999-01-01T00:00:00Z"},
+        {"p_issued_at": "2026-01-01T00:00:00Z"},
+        {"p_user_id": new_user().id},
+    ):
+        with pytest.raises(ServiceError) as refusal:
+            books.bill(p_number=number, **other)
+        assert refusal.value.code == "idempotency_conflict", other
+    assert len(books.audit(first["invoice_id"])) == 1
+
+
+def test_ten_payments_at_once_pay_an_invoice_once(books: Books) -> None:
+    invoice = books.bill()["invoice_id"]
+
+    def pay(_: int) -> str:
+        try:
+            return str(books.record(p_invoice_id=invoice, p_credits=None)["status"])
+        except ServiceError as error:
+            return error.code
+
+    with ThreadPoolExecutor(10) as threads:
+        answers = sorted(threads.map(pay, range(10)))
+    assert answers == ["invoice_not_open"] * 9 + ["succeeded"]
+    assert books.invoices[0]["amount_paid_minor"] == PAID
+    assert len(books.payments) == 1
+
+
+@pytest.mark.parametrize(
+    "other", [{"p_plan": "business"}, {"p_plan": None}, {"p_period_end": "2026-03-01T00:00:00Z"}]
+)
+def test_a_payment_recorded_for_another_plan_is_a_conflict(
+    books: Books, other: dict[str, object]
+) -> None:
+    arguments = {
+        "p_transaction_id": "T-" + books.user.id,
+        "p_plan": "pro",
+        "p_period_start": "2026-01-01T00:00:00Z",
+        "p_period_end": "2026-02-01T00:00:00Z",
+    }
+    books.record(**arguments)
+    if other == {"p_plan": None}:
+        other |= {"p_period_start": None, "p_period_end": None}
+    with pytest.raises(ServiceError) as refusal:
+        books.record(**arguments | other)
+    assert refusal.value.code == "idempotency_conflict"
+
+
+# Receipts ---------------------------------------------------------------------------------------
+
+
+def test_a_recorded_payment_sends_one_receipt(books: Books) -> None:
+    transaction = uuid.uuid4().hex
+    for _ in range(2):
+        books.record(p_transaction_id=transaction)
+    assert books.receipts == [
+        {
+            "amount_minor": PAID,
+            "currency": "eur",
+            "credits": 1500,
+            "description": "Credits by PayPal",
+        }
+    ]
+
+
+def test_a_receipt_without_a_description_names_the_invoice_or_the_plan(books: Books) -> None:
+    invoice = books.bill()
+    books.record(p_invoice_id=invoice["invoice_id"], p_description=None, p_credits=None)
+    books.record(p_plan="pro", p_description=None, p_credits=None)
+    assert [receipt["description"] for receipt in books.receipts] == [invoice["number"], "Pro"]
+
+
+def test_who_enters_old_books_writes_to_nobody(books: Books) -> None:
+    books.record(p_paid_at="2020-01-05T10:00:00Z")
+    assert books.receipts == []
+
+
 # Refunds ----------------------------------------------------------------------------------------
 
 
@@ -279,3 +575,41 @@ def test_a_grant_leaves_an_audit_row_with_before_and_after(books: Books, source:
     assert (row["actor"], row["action"], row["reason"]) == ("ada", "credit_grant", "sorry")
     assert Decimal(str(row["before"]["balance"])) == before
     assert Decimal(str(row["after"]["balance"])) == before + 7
+
+
+def test_recording_a_refund_and_erasing_its_payer_never_wait_for_each_other(
+    books: Books, db: Callable[[], psycopg.Connection]
+) -> None:
+    """The erasure has reached the account when the refund comes in between."""
+    payment = books.record()
+    eraser, refunder, observer = db(), db(), db()
+    with ThreadPoolExecutor(1) as pool:
+        with eraser.transaction():
+            for table, column in (("profiles", "id"), ("credit_accounts", "user_id")):
+                eraser.execute(
+                    f"select from public.{table} where {column} = %s for update",
+                    [books.user.id],
+                )
+            refunding = pool.submit(
+                refunder.execute,
+                "select backend.payment_refund_record(%s, %s, 'unhappy', 'ada')",
+                [payment["payment_id"], PAID],
+            )
+            wait_until_blocked(observer, refunder.info.backend_pid)
+            eraser.execute("delete from auth.users where id = %s", [books.user.id])
+        refunding.result()
+    (row,) = books.rows("select * from public.payments where id = %s", payment["payment_id"])
+    assert (row["status"], row["user_id"]) == ("refunded", None)
+
+
+def test_a_recorded_refund_switches_the_automatic_top_up_off(books: Books) -> None:
+    payment = books.record()
+    books.connection.execute(
+        "insert into public.auto_top_ups (account_id, user_id, pack_id, threshold, max_per_day)"
+        " select a.id, a.user_id, k.id, 200, 1 from public.credit_accounts as a,"
+        " public.credit_packs as k where a.user_id = %s and k.slug = 'starter'",
+        [books.user.id],
+    )
+    books.refund(payment, PAID)
+    (row,) = books.rows("select * from public.auto_top_ups where user_id = %s", books.user.id)
+    assert (row["is_enabled"], row["last_failure_code"]) == (False, "payment_refunded")

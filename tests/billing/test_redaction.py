@@ -14,6 +14,8 @@ PERSONAL = {
     "line1": "12 St James's Square",
     "ip": "203.0.113.77",
     "fingerprint": "Xt5EWLLDS7FJjR1c",
+    "tax_id": "GB123456789",
+    "page": "https://hooks.stripe.com/3d_secure_2/hosted?merchant=a&payment_intent=secret",
 }
 
 
@@ -31,6 +33,8 @@ def test_names_addresses_and_fingerprints_are_not_stored(shop: Shop, user: User)
         "collected_information": {"individual_name": PERSONAL["name"]},
         "shipping_details": {"name": PERSONAL["name"]},
         "client_secret": "cs_secret_value",
+        "customer_tax_ids": [{"type": "eu_vat", "value": PERSONAL["tax_id"]}],
+        "next_action": {"redirect_to_url": {"url": PERSONAL["page"]}},
     }
     event["data"]["previous_attributes"] = {"customer_email": PERSONAL["email"]}
     assert shop.result(event) == "applied"

@@ -143,6 +143,17 @@ def test_revenue_by_month_and_plan(scene: Scene) -> None:
         purchase_id=str(uuid.uuid4()),
     )
     scene.payment(250, "2026-02-02T00:00:00Z", provider="wise")
+    # What an operator recorded: by its plan, or by that of its invoice.
+    pro = scene.row("select id from public.plans where slug = 'pro'")["id"]
+    wired = scene.invoice(
+        stripe_invoice_id=None,
+        provider="manual",
+        number=uuid.uuid4().hex,
+        plan_id=pro,
+        currency="xra",
+    )
+    scene.payment(2900, "2026-02-03T00:00:00Z", provider="wise", plan_id=pro)
+    scene.payment(29000, "2026-02-04T00:00:00Z", provider="paypal", invoice_id=wired)
     scene.payment(9999, "2026-02-02T00:00:00Z", status="failed")
     names = "month", "sold", "payments", "paid_minor", "refunded_minor", "disputed_minor"
     assert scene.report("revenue", currency="xra") == [
@@ -150,6 +161,7 @@ def test_revenue_by_month_and_plan(scene: Scene) -> None:
         for row in [
             ("2026-02", "credits", 1, 700, 0, 700, 0),
             ("2026-02", "other", 1, 250, 0, 0, 250),
+            ("2026-02", "pro", 2, 31900, 0, 0, 31900),
             ("2026-01", "business", 2, 2600, 300, 0, 2300),
             ("2026-01", "credits", 1, 500, 0, 0, 500),
         ]

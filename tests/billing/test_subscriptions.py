@@ -9,6 +9,9 @@ import pytest
 from tests.billing.subscribers import CREDITS, YEAR, Subscriber, Subscribers, days_ago, own_plan
 from tests.conftest import User
 
+GRACE = timedelta(days=3)
+"""renewal_grace_days, as seeded."""
+
 
 def test_a_paid_month_gives_the_plan_and_its_credits(subscribers: Subscribers, user: User) -> None:
     before = subscribers.shop.balance(user)
@@ -19,9 +22,20 @@ def test_a_paid_month_gives_the_plan_and_its_credits(subscribers: Subscribers, u
     assert subscribers.shop.balance(user) == before + CREDITS["pro"]
     (lot,) = subscriber.lots()
     end = subscriber.state["items"]["data"][0]["current_period_end"]
-    assert lot["expires_at"] == datetime.fromtimestamp(end, UTC)
+    assert lot["expires_at"] == datetime.fromtimestamp(end, UTC) + GRACE
     assert (lot["paid_minor"], lot["currency"]) == (2900, "eur")
-    assert subscriber.profile["subscription_end_date"] == lot["expires_at"]
+    assert subscriber.profile["plan_expires_at"] == lot["expires_at"]
+
+
+def test_a_subscription_shows_what_stripe_charges(subscribers: Subscribers, user: User) -> None:
+    """Also where the plan costs something else."""
+    subscriber = subscribers.new(user)
+    assert (subscriber.row["amount_minor"], subscriber.row["currency"]) == (2900, "eur")
+    items = subscriber.state["items"]
+    items["data"][0]["price"] |= {"unit_amount": 2500, "currency": "usd"}
+    subscriber.world.change(subscriber.id, items=items)
+    assert subscriber.told() == "applied"
+    assert (subscriber.row["amount_minor"], subscriber.row["currency"]) == (2500, "usd")
 
 
 def test_the_credits_of_a_plan_burn_before_those_that_were_bought(
@@ -64,6 +78,20 @@ def test_each_period_grants_once(subscribers: Subscribers, user: User) -> None:
     assert subscriber.plan == "pro"
 
 
+def test_until_a_renewal_is_charged_there_are_credits(subscribers: Subscribers, user: User) -> None:
+    """Stripe charges it an hour after the period has begun, or later."""
+    subscriber = subscribers.new(user, at=days_ago(30) - 3600)
+    before = subscribers.shop.balance(user)
+    subscribers.shop.rows("select private.lock_account(%s)", subscribers.shop.account(user)["id"])
+    assert (subscriber.plan, subscribers.shop.balance(user)) == ("pro", before)
+    assert subscriber.lots()[0]["expires_at"] > datetime.now(UTC) + GRACE - timedelta(hours=2)
+    subscriber.deliver(subscriber.invoiced(subscriber.world.renew(subscriber.id)))
+    old, new = subscriber.lots()
+    assert new["expires_at"] - old["expires_at"] == timedelta(days=30)
+    subscribers.shop.spend(user, CREDITS["pro"])
+    assert subscriber.lots()[0]["remaining"] == 0  # what ends first is used first
+
+
 def test_credits_expire_with_the_period(subscribers: Subscribers, user: User) -> None:
     subscriber = subscribers.new(user)
     account = subscribers.shop.account(user)["id"]
@@ -98,10 +126,30 @@ def test_without_a_renewal_the_plan_lapses_by_itself(subscribers: Subscribers, u
         " plan_expires_at = now() - interval '1 second' where id = %s",
         user.id,
     )
-    assert subscriber.plan == "free"
-    # The row still says that it is active, so the sweep asks the subscription again.
+    # The row still says that it is active, so the subscription is asked again, and by the sweep.
+    assert subscriber.plan == "pro"
     subscribers.shop.rows("select backend.plans_lapse()")
     assert subscriber.profile["subscription_tier"] == "pro"
+    assert subscriber.profile["plan_expires_at"] > datetime.now(UTC)
+
+
+def test_when_a_larger_plan_that_was_kept_ends_the_smaller_one_rules_at_once(
+    subscribers: Subscribers, user: User
+) -> None:
+    """The sweep comes by every five minutes; nobody who pays is on the free plan meanwhile."""
+    subscriber = subscribers.new(user, at=days_ago(10), plan="business")
+    assert subscriber.post("change", plan="pro").status_code == 200
+    for table, column in (("subscriptions", "paid_until"), ("profiles", "plan_expires_at")):
+        owner = "user_id" if table == "subscriptions" else "id"
+        subscribers.shop.rows(
+            f"update public.{table} set {column} = now() - interval '1 s'"  # noqa: S608 - ours
+            f" where {owner} = %s",
+            user.id,
+        )
+    assert subscriber.profile["subscription_tier"] == "business"
+    assert subscriber.plan == "pro"
+    subscribers.shop.rows("select backend.plans_lapse()")
+    assert (subscriber.profile["subscription_tier"], subscriber.plan) == ("pro", "pro")
 
 
 def test_the_sweep_shows_who_has_nothing_any_more(subscribers: Subscribers, user: User) -> None:
@@ -193,6 +241,41 @@ def test_a_late_payment_brings_the_plan_and_its_credits_back(
     assert [row["status"] for row in statuses] == ["succeeded", "succeeded"]
 
 
+def test_an_invoice_that_was_given_up_does_not_begin_the_grace_anew(
+    subscribers: Subscribers, user: User
+) -> None:
+    """Else whoever pays nothing has seven days of every period."""
+    subscriber = renewal_fails(subscribers, user, days_overdue=32)
+    invoice = subscriber.world.change(subscriber.invoice["id"], status="uncollectible")
+    subscribers.shop.result(subscribers.shop.event("invoice.marked_uncollectible", invoice))
+    assert subscriber.plan == "free"
+    renewed = subscriber.world.renew(subscriber.id)
+    subscriber.later()
+    subscriber.told()
+    subscriber.deliver(subscriber.invoiced(renewed))
+    assert (subscriber.row["status"], subscriber.plan) == ("past_due", "free")
+
+
+def test_a_pause_does_not_outlast_what_is_past_due(subscribers: Subscribers, user: User) -> None:
+    subscriber = subscribers.new(user, at=days_ago(10))
+    assert subscriber.post("pause").status_code == 200
+    subscriber.world.declining.add(subscriber.state["customer"])
+    invoice = subscriber.world.change(subscriber.world.renew(subscriber.id)["id"], status="open")
+    metadata = subscriber.state["metadata"]
+    end = subscriber.state["items"]["data"][0]["current_period_end"]
+    subscriber.world.change(
+        subscriber.id,
+        status="past_due",
+        metadata=metadata | {"quernel_paid_until": str(end)},
+    )
+    subscriber.later()
+    subscriber.told()
+    event = subscribers.shop.event("invoice.payment_failed", invoice)
+    assert subscribers.shop.result(event) == "applied"
+    expires = subscriber.profile["plan_expires_at"]
+    assert expires == subscriber.invoices()[-1]["issued_at"] + timedelta(days=7)
+
+
 @pytest.mark.parametrize("status", ["incomplete", "incomplete_expired", "unpaid", "paused"])
 def test_what_is_not_paid_gives_no_plan(subscribers: Subscribers, user: User, status: str) -> None:
     subscriber = subscribers.silent(user)
@@ -264,6 +347,36 @@ def test_a_plan_whose_price_is_unknown_is_not_lost(subscribers: Subscribers, use
     )
     assert subscribers.shop.result(event) == "applied"
     assert subscriber.plan == slug
+
+
+def test_an_invoice_whose_price_is_unknown_is_not_lost(
+    subscribers: Subscribers, user: User
+) -> None:
+    """We sold it: once an operator says which plan it is, its credits come."""
+    subscriber = subscribers.silent(user)
+    slug = own_plan(subscribers.shop)
+    (price,) = subscribers.shop.rows(
+        "delete from private.plan_prices as k using public.plans as p where p.id = k.plan_id"
+        " and p.slug = %s and k.billing_interval = 'month' returning k.*",
+        slug,
+    )
+    invoice = subscriber.invoice
+    details = invoice["parent"]["subscription_details"]
+    details["metadata"] = {
+        "quernel_checkout_id": subscriber.state["metadata"]["quernel_checkout_id"]
+    }
+    (line,) = invoice["lines"]["data"]
+    line["pricing"]["price_details"]["price"] = price["stripe_price_id"]
+    line["amount"] = 1000
+    event = subscribers.shop.event("invoice.paid", invoice)
+    assert subscribers.shop.deliver(event).status_code == 500
+    assert "plan_price_unknown" in subscribers.shop.inbox(event)[0]["last_error"]
+    assert (subscriber.invoices(), subscriber.lots()) == ([], [])
+    subscribers.shop.rows(
+        "update public.plans set price_monthly_minor = price_monthly_minor where slug = %s", slug
+    )
+    assert subscribers.shop.result(event) == "applied"
+    assert [lot["amount"] for lot in subscriber.lots()] == [1000]
 
 
 def test_a_subscription_of_an_erased_user_is_absorbed(subscribers: Subscribers, user: User) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID
 
@@ -17,7 +18,7 @@ from local.stack import Stack
 from local.stripe_world import signed
 from tests.billing.conftest import app_environment
 from tests.billing.shop import CREDITS, PRICE, Purchase, Shop
-from tests.conftest import User
+from tests.conftest import NewUser, User
 
 
 def test_a_paid_checkout_grants_its_credits(shop: Shop, user: User) -> None:
@@ -47,6 +48,79 @@ def test_an_organization_gets_what_its_admin_buys(shop: Shop, user: User) -> Non
     )
     assert account["balance"] == CREDITS
     assert shop.balance(user) == before
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))), ids=str)
+def test_a_pack_has_one_invoice_one_payment_one_grant_and_one_receipt(
+    shop: Shop, user: User, order: tuple[int, ...]
+) -> None:
+    """In whatever order its session, its payment, its invoice and their tie are told."""
+    before = shop.balance(user)
+    purchase = shop.buy(user)
+    world = shop.stripe.world
+    session = world.pay(purchase.session_id)
+    (tie,) = world.payments_of(session["invoice"])
+    events = [
+        shop.event("checkout.session.completed", session),
+        shop.event("payment_intent.succeeded", world.get(session["payment_intent"])),
+        shop.event("invoice_payment.paid", tie),
+        shop.event("invoice.paid", world.get(session["invoice"])),
+    ]
+    for place in order:
+        assert shop.result(events[place]) == "applied"
+        assert shop.result(events[place]) == "duplicate"
+    assert shop.balance(user) == before + CREDITS
+    (lot,) = shop.lots(user)
+    (invoice,) = shop.rows("select * from public.invoices where user_id = %s", user.id)
+    assert (invoice["status"], invoice["total_minor"], invoice["currency"]) == (
+        "paid",
+        PRICE,
+        "eur",
+    )
+    assert (invoice["credits"], invoice["lot_id"]) == (0, None)
+    assert invoice["number"] == world.get(session["invoice"])["number"]
+    assert invoice["invoice_pdf_url"].endswith("/pdf")
+    (payment,) = shop.rows("select * from public.payments where user_id = %s", user.id)
+    assert (payment["status"], str(payment["purchase_id"])) == ("succeeded", purchase.id)
+    assert payment["invoice_id"] == invoice["id"]
+    (receipt,) = shop.rows(
+        "select facts from private.notifications where user_id = %s and template = 'receipt'",
+        user.id,
+    )
+    assert (receipt["facts"]["credits"], receipt["facts"]["amount_minor"]) == (CREDITS, PRICE)
+    # And what is given back is taken from its one lot, once.
+    assert shop.result(shop.refunded(purchase, PRICE // 2)) == "applied"
+    (lot,) = shop.lots(user)
+    assert lot["clawed_back"] == CREDITS / 2
+
+
+def test_the_invoice_of_an_organizations_pack_is_the_organizations(shop: Shop, user: User) -> None:
+    slug = f"org-{user.id[-12:]}"
+    made = user.client.rpc("create_organization", {"p_name": "Org", "p_slug": slug}).execute().data
+    purchase = shop.buy(user, organization=slug)
+    session = shop.stripe.world.pay(purchase.session_id)
+    invoice = shop.stripe.world.get(session["invoice"])
+    assert shop.result(shop.event("invoice.paid", invoice)) == "applied"
+    row = shop.row(
+        "select i.organization_id, i.user_id, a.organization_id as of from public.invoices as i"
+        " join public.credit_accounts as a on a.id = i.account_id where i.stripe_invoice_id = %s",
+        invoice["id"],
+    )
+    assert (str(row["organization_id"]), row["user_id"]) == (made["id"], None)
+    assert str(row["of"]) == made["id"]
+
+
+def test_an_invoice_that_names_somebody_elses_purchase_is_an_invoice_of_its_own(
+    shop: Shop, user: User, new_user: NewUser
+) -> None:
+    theirs = shop.buy(new_user())
+    mine = shop.stripe.world.pay(shop.buy(user).session_id)
+    named = {"quernel_purchase_id": theirs.id}
+    invoice = shop.stripe.world.change(mine["invoice"], metadata=named)
+    assert shop.result(shop.event("invoice.paid", invoice)) == "applied"
+    assert shop.purchase(theirs.id)["status"] == "pending"
+    receipts = shop.rows("select key from private.notifications where user_id = %s", user.id)
+    assert [receipt["key"] for receipt in receipts] == [invoice["id"]]
 
 
 def test_the_same_event_again_is_a_duplicate(shop: Shop, user: User) -> None:

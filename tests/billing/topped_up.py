@@ -99,8 +99,9 @@ class TopUps:
     def time_passes(self, account_id: str, interval: str) -> None:
         """What was bought or declined was so that much earlier."""
         self.shop.rows(
-            "update public.credit_purchases set created_at = created_at - %s::interval"
-            " where account_id = %s and is_automatic",
+            "update public.credit_purchases set created_at = created_at - %s::interval,"
+            " asked_at = asked_at - %s::interval where account_id = %s and is_automatic",
+            interval,
             interval,
             account_id,
         )

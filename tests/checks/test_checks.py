@@ -431,9 +431,9 @@ def _(scene: Scene) -> str:
 @found_by("401_reversals_are_clawed_back")
 def _(scene: Scene) -> str:
     query = (
-        "insert into public.credit_purchases (account_id, pack_id, credits, price_minor, currency,"
-        " status, lot_id, paid_at, amount_refunded_minor)"
-        " select %s, p.id, 100, 500, 'eur', 'refunded', %s, now(), 500"
+        "insert into public.credit_purchases (account_id, pack_id, pack_name, credits,"
+        " price_minor, currency, status, lot_id, paid_at, amount_refunded_minor)"
+        " select %s, p.id, p.name, 100, 500, 'eur', 'refunded', %s, now(), 500"
         " from public.credit_packs as p order by p.slug limit 1 returning id::text"
     )
     return str(one(scene.db, query, scene.payer.account_id, scene.lot_id))
@@ -458,6 +458,18 @@ def _(scene: Scene) -> str:
         " values (%s, 'succeeded', 500, 'eur', 'manual', 'check', %s) returning id::text"
     )
     return str(one(scene.db, query, scene.payer.account_id, scene.lot_id))
+
+
+@found_by("408_recorded_invoices_match_their_payments")
+def _(scene: Scene) -> str:
+    query = (
+        "insert into public.invoices (account_id, status, number, subtotal_minor, total_minor,"
+        " amount_due_minor, amount_paid_minor, amount_remaining_minor, currency, period_start,"
+        " period_end, issued_at, provider)"
+        " values (%s, 'paid', 'check', 2900, 2900, 2900, 2900, 0, 'eur', now(), now(), now(),"
+        " 'manual') returning id::text"
+    )
+    return str(one(scene.db, query, scene.payer.account_id))
 
 
 @found_by("403_paid_invoices_granted_their_credits")

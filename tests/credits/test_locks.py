@@ -253,10 +253,10 @@ def test_erasing_a_person_and_refunding_their_purchase_never_wait_for_each_other
     lot_id = ledger.grant(payer, 100)["lot_id"]
     purchase_id = one(
         ledger.admin,
-        "insert into public.credit_purchases (user_id, bought_by, account_id, pack_id, credits,"
-        " price_minor, currency, status, lot_id, paid_at)"
-        " select %(user)s, %(user)s, %(account)s, p.id, 100, 500, 'eur', 'paid', %(lot)s, now()"
-        " from public.credit_packs as p order by p.slug limit 1 returning id::text",
+        "insert into public.credit_purchases (user_id, bought_by, account_id, pack_id, pack_name,"
+        " credits, price_minor, currency, status, lot_id, paid_at)"
+        " select %(user)s, %(user)s, %(account)s, p.id, p.name, 100, 500, 'eur', 'paid', %(lot)s,"
+        " now() from public.credit_packs as p order by p.slug limit 1 returning id::text",
         user=payer.user,
         account=payer.account_id,
         lot=lot_id,

@@ -355,6 +355,32 @@ def test_a_ping_is_sent_whatever_the_event_types_and_seen_by_the_owner(
     assert new_user().client.table("webhook_deliveries").select("*").execute().data == []
 
 
+def test_an_owner_has_one_limit_of_pings_for_all_their_endpoints(
+    http: httpx.Client, user: User, new_user: NewUser, desk: Desk
+) -> None:
+    """Else a new endpoint, or the same one made again, would send any number to a stranger."""
+
+    def ping(owner: User, *, stays: bool = True) -> httpx.Response:
+        endpoint = made(http, owner)
+        desk.rows(
+            "update public.webhook_endpoints set url = 'https://hooks.quernel.test/' where id = %s",
+            endpoint["id"],
+        )
+        path = f"{PATH}/{endpoint['id']}"
+        answer = http.post(f"{path}/test", headers=owner.headers)
+        if not stays:
+            http.delete(path, headers=owner.headers)
+        return answer
+
+    answers = [ping(user, stays=number % 2 == 0) for number in range(10)]
+    assert {answer.status_code for answer in answers} == {202}
+    answer = ping(user)
+    assert told(answer) == (429, "rate_limited")
+    assert answer.json()["limit_source"] == "webhook_pings_per_hour"
+    assert 0 < int(answer.headers["retry-after"]) <= 3600
+    assert ping(new_user()).status_code == 202
+
+
 def test_where_no_key_is_set_there_are_no_webhooks(
     user: User, stack: Stack, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

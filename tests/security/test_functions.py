@@ -159,6 +159,7 @@ def test_neither_a_visitor_nor_the_service_calls_a_clients_function(cast: Cast, 
         "total_credits": {"p_key": None},
         "credits_balance": {"p_profile": None},
         "lifetime_credits": {"p_profile": None},
+        "stripe_customer_id": {"p_organization": None},
     }
     organization = {"p_organization_id": cast.organization_id}
     person = organization | {"p_user_id": cast.member.id}
@@ -314,6 +315,7 @@ ACTING_FOR_A_USER: dict[str, dict[str, Any]] = {
         "p_conversation_id": NOBODYS,
         "p_content": "x",
     },
+    "billing_request": {},
     "chat_models": {},
     "chat_quote": {"p_model": MODEL, "p_prompt_tokens": 1},
     "chat_start": {"p_model": MODEL, "p_prompt_tokens": 1, "p_request_id": str(uuid.uuid4())},
@@ -349,6 +351,7 @@ OF_OPERATORS = {
     "credit_balance",
     "credit_grant",
     "credit_statement",
+    "invoice_record",
     "payment_record",
     "plan_assign",
     "user_set_active",

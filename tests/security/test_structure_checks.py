@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psycopg
@@ -16,6 +17,8 @@ NUMBERS = sorted(path.name[:3] for path in CHECKS.glob("0*.sql"))
 BARE = "create table public.bare (id integer)"
 FUNCTION = "create function {} returns integer language sql set search_path = '' as 'select 1'"
 GRANTED = FUNCTION.format("{}.leaky()") + "; grant execute on function {}.leaky() to {}"
+
+PARTITION = f"private.usage_logs_{datetime.now(UTC):%Y_%m}"
 
 # number of the check → what is wrong, and the subject it must name
 SINS: dict[str, list[tuple[str, str]]] = {
@@ -185,6 +188,19 @@ SINS: dict[str, list[tuple[str, str]]] = {
             "private.mighty()",
         ),
     ],
+    "022": [
+        (
+            "create table public.bare (id integer); grant select (id) on public.bare to anon",
+            "bare",
+        ),
+        ("alter publication supabase_realtime drop table public.invoices", "invoices"),
+        (
+            "create table private.drawer (id integer);"
+            " alter publication supabase_realtime add table private.drawer",
+            "private.drawer",
+        ),
+        ("alter publication supabase_realtime add table public.usage_logs", PARTITION),
+    ],
 }
 
 CASES = [
@@ -223,6 +239,12 @@ def test_what_is_wrong_is_found(
         assert subject in found(connection, number)
     finally:
         connection.rollback()
+
+
+def test_without_a_publication_nothing_is_missing(connection: psycopg.Connection) -> None:
+    connection.execute("drop publication supabase_realtime")
+    assert found(connection, "022") == []
+    connection.rollback()
 
 
 def test_every_check_is_tested() -> None:

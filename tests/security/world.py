@@ -24,6 +24,10 @@ MODEL = "Qwen2.5-32B-Instruct-AWQ"
 # for or owns, made by its founder, who is neither the member nor the admin of the matrix; `shared`
 # belongs to nobody.
 ROWS: dict[str, dict[str, LiteralString]] = {
+    "private.billing_rates": {
+        "owner": "user_id = %(owner)s",
+        "organization": "user_id = %(founder)s",
+    },
     "private.credit_holds": {
         "owner": "user_id = %(owner)s",
         "organization": "user_id = %(founder)s",
@@ -321,6 +325,7 @@ def _work(connection: psycopg.Connection, user: str, organization: str | None, k
         p_key=key,
         p_hold_id=held["hold_id"],
     )
+    _call(connection, "backend.billing_request", user)
     _call(connection, "backend.checkout_start", user, "starter", organization)
 
 
