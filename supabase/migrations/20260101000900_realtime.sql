@@ -12,10 +12,11 @@ begin
     return;
   end if;
   foreach v_table in array array[
-    'api_keys', 'auto_top_ups', 'billing_alerts', 'credit_accounts', 'credit_lots', 'credit_packs', 'credit_purchases',
-    'credit_transactions', 'invoices', 'model_providers', 'models', 'organization_invitations', 'organization_members',
-    'organizations', 'payment_methods', 'payments', 'plans', 'profiles', 'subscriptions', 'user_model_preferences',
-    'user_preferences', 'webhook_deliveries', 'webhook_endpoints'
+    'agents', 'api_keys', 'api_usage', 'auto_top_ups', 'billing_alerts', 'conversations', 'credit_accounts',
+    'credit_lots', 'credit_packs', 'credit_purchases', 'credit_transactions', 'invoices', 'messages',
+    'model_providers', 'models', 'organization_invitations', 'organization_members', 'organizations',
+    'payment_methods', 'payments', 'plans', 'profiles', 'subscriptions', 'user_model_preferences', 'user_preferences',
+    'webhook_deliveries', 'webhook_endpoints'
   ] loop
     -- Somebody may have switched it on in the dashboard.
     if not exists (
