@@ -159,6 +159,11 @@ def test_an_answer_that_was_lost_is_marked_and_its_hold_returned(
         " where conversation_id = %s",
         [conversation],
     )
+    connection.execute(
+        "update public.conversations as c set last_message_at = (select max(m.created_at)"
+        " from public.messages as m where m.conversation_id = c.id) where c.id = %s",
+        [conversation],
+    )
     service.rpc("credit_reap")  # type: ignore[attr-defined]
     service.rpc("messages_sweep")  # type: ignore[attr-defined]
     question, answer = sorted(talker.messages(conversation), key=lambda m: m["role"] != "user")

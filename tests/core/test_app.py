@@ -333,6 +333,7 @@ def _examples(app: FastAPI, content: dict[str, Any]) -> bool:
 
 
 SAY_IT_ALL_BY_THEIR_PATH = {
+    ("/conversations/{conversation_id}/restore", "post"),
     ("/billing/subscriptions/{subscription_id}/pause", "post"),
     ("/billing/subscriptions/{subscription_id}/resume", "post"),
     ("/notifications/webhooks/{endpoint_id}/rotate-secret", "post"),
