@@ -165,6 +165,7 @@ def test_what_a_stack_wrote_is_not_the_developers_choice_later(stack: Stack) -> 
     )
     assert told.returncode == 0, told.stderr
     assert json.loads(told.stdout) == {
+        "QUERNEL_BREAKER_FAILURES": "0",  # the run's own choice: tests/conftest.py
         "QUERNEL_LOG_LEVEL": "DEBUG",
         "QUERNEL_STRIPE_API_BASE": "http://127.0.0.1:7",
     }
