@@ -125,6 +125,8 @@ begin
   if to_regclass('private.' || v_name) is not null then
     return false;
   end if;
+  -- Its foreign keys lock these, and in an order of their own. An erasure writes to them in this one.
+  lock table public.profiles, public.organizations in share row exclusive mode;
   -- Attached and not made in place: PARTITION OF would lock the parent against everybody, ATTACH lets readers and
   -- writers of usage go on.
   execute format(
@@ -171,9 +173,10 @@ begin
   if p_months_ahead is null or p_months_ahead not between 0 and 120 then
     perform private.fail(400, 'invalid_argument', 'The number of months must be between 0 and 120.', '{"param": "months_ahead"}');
   end if;
-  -- The foreign keys of a new partition lock profiles and organizations for an instant. Behind a long writer of those it
-  -- gives up, because whoever comes later waits behind it; the cron step tries again after a pause.
-  perform set_config('lock_timeout', '2s', true);
+  -- Behind a long writer of profiles or organizations it gives up, because whoever comes later waits behind it; the cron
+  -- step tries again after a pause. Less than the second after which Postgres looks for a deadlock and picks a victim, so
+  -- that it never is an erasure that came the other way.
+  perform set_config('lock_timeout', '500ms', true);
   for i in 0 .. p_months_ahead loop
     if private.create_usage_partition(
       (date_trunc('month', now() at time zone 'utc') + make_interval(months => i)) at time zone 'utc'

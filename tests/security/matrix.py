@@ -177,9 +177,12 @@ def _tables(connection: psycopg.Connection) -> Iterator[Table]:
             months.setdefault(f"{schema}.{_MONTH.sub('_YYYY_MM', relation)}", []).append(relation)
         else:
             yield Table(schema, relation, f"{schema}.{relation}")
+    row = connection.execute("select to_char(now() at time zone 'utc', 'YYYY_MM')").fetchone()
+    assert row is not None
     for name, relations in months.items():
         # This month's; sql/checks 006 sees that no other is open.
-        yield Table(name.split(".")[0], min(relations), name)
+        (current,) = (relation for relation in relations if relation.endswith(row[0]))
+        yield Table(name.split(".")[0], current, name)
 
 
 def _columns(

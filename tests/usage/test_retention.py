@@ -89,8 +89,8 @@ def read_all(reader: psycopg.Connection, first: str) -> None:
 
 
 def test_a_month_with_a_request_that_never_ended_stays(scene: Ledger, month: str) -> None:
-    payer = scene.new_payer()
     make(scene.admin, month)
+    payer = scene.new_payer()
     usage_id = add_row(
         scene.admin, payer, status="started", finished_at=None, created_at=f"{month}T12:00Z"
     )
@@ -134,8 +134,8 @@ def test_nobody_makes_months_without_end(ledger: Ledger) -> None:
 
 
 def test_a_month_past_its_retention_goes_and_its_rollup_stays(scene: Ledger, month: str) -> None:
-    payer = scene.new_payer()
     make(scene.admin, month)
+    payer = scene.new_payer()
     add_row(scene.admin, payer, created_at=f"{month}T12:00Z")
     (before,) = rollups(scene.admin, payer)
     assert drop(scene.admin) >= 1
@@ -197,6 +197,17 @@ def test_making_a_month_lets_readers_and_writers_of_usage_go_on(ledger: Ledger, 
             make(ledger.admin, month)
             write(door, payer)
     ledger.verify(payer)
+
+
+def test_behind_a_long_writer_of_profiles_a_month_is_not_made_for_now(ledger: Ledger) -> None:
+    payer, writer = ledger.new_payer(), ledger.another_admin()
+    with writer.transaction(force_rollback=True):
+        writer.execute("update public.profiles set full_name = 'x' where id = %s", [payer.user])
+        with pytest.raises(Refused) as refused:
+            ledger.rpc("usage_partitions_ensure", p_months_ahead=40)
+    assert (refused.value.status, refused.value.code) == (503, "partition_in_use")
+    ahead = "select max(m.month) < now() + interval '14 months' from private.usage_months() as m (month)"
+    assert one(ledger.admin, ahead)
 
 
 def test_behind_a_long_reader_writers_wait_no_longer_than_the_drop_does(
@@ -333,9 +344,14 @@ def test_a_young_request_keeps_its_address(ledger: Ledger) -> None:
     assert address(ledger, usage_id) == ADDRESS
 
 
-def test_addresses_are_forgotten_in_batches_oldest_first(scene: Ledger) -> None:
-    payer = scene.new_payer()
-    late, early = visit(scene, payer, 40), visit(scene, payer, 80)
+def test_addresses_are_forgotten_in_batches_oldest_first(ledger: Ledger) -> None:
+    payer = ledger.new_payer()
+    with ledger.admin.transaction(force_rollback=True):
+        late, early = visit(ledger, payer, 40), visit(ledger, payer, 80)
+        forget_in_batches(ledger, payer, late, early)
+
+
+def forget_in_batches(scene: Ledger, payer: Payer, late: str, early: str) -> None:
     before = [counts(row) for row in rollups(scene.admin, payer)]
     # Rows of others may be older still, but never is the younger of these two the first.
     while address(scene, early) == ADDRESS:
