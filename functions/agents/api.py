@@ -12,6 +12,7 @@ from functions.agents.schemas import (
     AGENT_EXAMPLE,
     DELETED_EXAMPLE,
     PUBLIC_EXAMPLE,
+    REQUEST_EXAMPLE,
     AgentChanges,
     AgentRequest,
 )
@@ -40,7 +41,7 @@ ServiceDep = Annotated[AgentService, Depends(_service)]
     status_code=201,
     summary="Make an agent",
     description="Of the caller, or of an organization they belong to; `name` is required.",
-    openapi_extra=body_of(AgentRequest),
+    openapi_extra=body_of(AgentRequest, REQUEST_EXAMPLE),
     responses=example("The agent.", AGENT_EXAMPLE, status=201),
 )
 async def create(request: Request, caller: CurrentPrincipal, service: ServiceDep) -> Response:
@@ -100,7 +101,7 @@ async def read(agent_id: UUID, caller: CurrentPrincipal, service: ServiceDep) ->
     "/{agent_id}",
     summary="Change an agent",
     description="What is left out stays.",
-    openapi_extra=body_of(AgentChanges),
+    openapi_extra=body_of(AgentChanges, {"temperature": 0.2}),
     responses=example("The agent.", AGENT_EXAMPLE),
 )
 async def update(

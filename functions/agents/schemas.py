@@ -60,6 +60,11 @@ AGENT_EXAMPLE: dict[str, Json] = {
     "created_at": "2026-01-01T00:00:00Z",
     "updated_at": "2026-01-01T00:00:00Z",
 }
+REQUEST_EXAMPLE: dict[str, Json] = {
+    "name": "Editor",
+    "system_prompt": "You shorten what you are given.",
+    "organization": "the-team",
+}
 PUBLIC_EXAMPLE: dict[str, Json] = {
     name: AGENT_EXAMPLE[name]
     for name in ("id", "name", "description", "avatar_url", "model", "created_at")

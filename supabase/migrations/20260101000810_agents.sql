@@ -96,8 +96,7 @@ $$;
 
 comment on function private.delete_personal_agents() is 'Trigger: a person''s own agents go with them; those of organizations stay, without an author.';
 
--- Triggers of one event fire in the order of their names: this one after the account has been locked.
-create trigger their_own_agents_go_with_them
+create trigger personal_agents_go_with_their_author
 before delete on public.profiles
 for each row execute function private.delete_personal_agents();
 

@@ -313,9 +313,9 @@ $$;
 comment on function private.delete_personal_conversations() is
 'Trigger: a person''s conversations go with them, messages and all; what they shared with an organization stays there without their name.';
 
--- After the account has been locked (the_account_is_locked_before_its_keys_are_erased): triggers of one event fire in
--- the order of their names.
-create trigger their_own_conversations_go_with_them
+-- It reaches the messages before the account, against the order above. Nobody is in the way: who holds the account of a
+-- message that is this person's alone has locked this person first (private.payer, message_finish, message_fail).
+create trigger personal_conversations_go_with_their_author
 before delete on public.profiles
 for each row execute function private.delete_personal_conversations();
 
