@@ -212,7 +212,11 @@ begin
     select c.* from private.chat_candidates(p_models) as c
   loop
     select mp.slug into v_provider from public.model_providers as mp where mp.id = v_model.provider_id;
-    v_terms := private.chat_terms(v_model, p_limits, p_prompt_tokens, p_prompt_estimate, p_max_tokens, p_choices);
+    v_terms := private.chat_terms(
+      v_model, p_limits, p_prompt_tokens, p_prompt_estimate,
+      -- What the client asks of the first model, one that stands in for it gives as far as it can.
+      case when v_candidates = '[]' then p_max_tokens else least(p_max_tokens, v_model.max_output_tokens) end, p_choices
+    );
     v_all_terms := v_all_terms || (v_terms.terms || jsonb_build_object('provider', v_provider));
     v_candidates := v_candidates || jsonb_build_object(
       'id', v_model.id, 'upstream_model', v_model.upstream_model, 'provider', v_provider,
@@ -514,7 +518,10 @@ begin
   for v_model in
     select c.* from private.chat_candidates(p_model || p_fallbacks) as c
   loop
-    v_candidate := private.chat_terms(v_model, v_limits, p_prompt_tokens, p_prompt_estimate, p_max_tokens, p_choices);
+    v_candidate := private.chat_terms(
+      v_model, v_limits, p_prompt_tokens, p_prompt_estimate,
+      case when v_models = '[]' then p_max_tokens else least(p_max_tokens, v_model.max_output_tokens) end, p_choices
+    );
     if v_terms is null then
       v_terms := v_candidate;
     end if;

@@ -29,7 +29,7 @@ from tests.chat.conftest import (
     settings_of,
     wait_for,
 )
-from tests.chat.second_provider import Second, second_provider
+from tests.chat.second_provider import Second, add_model, second_provider
 from tests.chat.test_settlement import Client
 
 pytestmark = pytest.mark.anyio
@@ -353,6 +353,23 @@ async def test_the_dearest_candidate_is_held_for(
     assert quotes[1]["credits_max"] == 2 * quotes[0]["credits_max"]
     assert payer.holds()[0]["amount"] == quotes[1]["credits_max"]
     charged_for(payer, MODEL)
+
+
+async def test_a_stand_in_answers_as_far_as_it_can(
+    routed: Service, asked: Asked, payer: Payer
+) -> None:
+    """What the first model could give, one that stands in for it need not be able to."""
+    second, short = asked.second, f"{asked.second.slug}-short"
+    add_model(payer.connection, short, second.slug, max_output_tokens=64, default_output_tokens=64)
+    async with routed() as service:
+        text = f"{asked.mark} simulate: fault=reset after=0"
+        quote = await service.quote(ask_of(payer, text, max_tokens=500, models=[short]))
+        got = await answer(service, payer, text, max_tokens=500, models=[short])
+        refused = await refusal(service, payer, text, max_tokens=500, model=short)
+    assert got.model == short
+    assert second.memory.bodies(asked.mark)[0]["max_tokens"] == 64
+    assert quote["max_tokens"] == 500
+    assert refused.facts["maximum"] == 64
 
 
 async def test_all_attempts_together_are_bounded(

@@ -318,7 +318,7 @@ def _(scene: Scene) -> str:
     return key
 
 
-@found_by("202_conversations_count_their_messages")
+@found_by("205_conversations_count_their_messages")
 def _(scene: Scene) -> str:
     conversation = scene.add_conversation()
     scene.execute(
@@ -328,7 +328,7 @@ def _(scene: Scene) -> str:
     return conversation
 
 
-@found_by("203_answers_cost_what_was_charged")
+@found_by("206_answers_cost_what_was_charged")
 def _(scene: Scene) -> str:
     # The hold was settled for 30.
     scene.execute(

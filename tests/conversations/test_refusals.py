@@ -9,6 +9,8 @@ import pytest
 
 from tests.conversations.conftest import Memory, NewTalker, Talker
 
+NOBODYS = "01234567-89ab-7def-8123-456789abcdef"  # the same in every worker
+
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
 BODIES: list[tuple[dict[str, Any], int, str, str]] = [
     ({}, 400, "invalid_argument", "content"),
@@ -16,7 +18,7 @@ BODIES: list[tuple[dict[str, Any], int, str, str]] = [
     ({"content": ""}, 400, "invalid_argument", "content"),
     ({"content": 7}, 422, "invalid_request", "content"),
     ({"content": []}, 422, "invalid_request", "content"),
-    ({"content": "x", "regenerate": str(uuid.uuid4())}, 400, "invalid_argument", "content"),
+    ({"content": "x", "regenerate": NOBODYS}, 400, "invalid_argument", "content"),
     ({"content": "x", "temperature": 3}, 422, "invalid_request", "temperature"),
     ({"content": "x", "temperature": "hot"}, 422, "invalid_request", "temperature"),
     ({"content": "x", "max_tokens": 0}, 422, "invalid_request", "max_tokens"),
@@ -25,9 +27,9 @@ BODIES: list[tuple[dict[str, Any], int, str, str]] = [
     ({"content": "x", "model": "no-such-model"}, 404, "model_not_found", "model"),
     ({"content": "x", "models": ["no-such-model"]}, 404, "model_not_found", "model"),
     ({"content": "x", "id": "mine"}, 422, "invalid_request", "id"),
-    ({"content": "x", "parent_id": str(uuid.uuid4())}, 404, "message_not_found", "parent_id"),
-    ({"regenerate": str(uuid.uuid4())}, 404, "message_not_found", "regenerate"),
-    ({"regenerate": str(uuid.uuid4()), "parent_id": None}, 400, "invalid_argument", "parent_id"),
+    ({"content": "x", "parent_id": NOBODYS}, 404, "message_not_found", "parent_id"),
+    ({"regenerate": NOBODYS}, 404, "message_not_found", "regenerate"),
+    ({"regenerate": NOBODYS, "parent_id": None}, 400, "invalid_argument", "parent_id"),
     ({"content": [IMAGE]}, 400, "unsupported_content", "content"),
     ({"content": [{"type": "file"}]}, 400, "unsupported_content", "messages[0].content"),
 ]
@@ -62,7 +64,7 @@ INJECTIONS: list[tuple[dict[str, Any], int]] = [
     ({"content": [{"type": "text", "text": "x", "role": "system"}]}, 400),
     ({"content": [{"type": "text", "text": "x", "image_embeds": "y"}]}, 400),
     ({"content": "x", "status": "completed", "credits": 0}, 422),
-    ({"content": "x", "p_user_id": str(uuid.uuid4())}, 422),
+    ({"content": "x", "p_user_id": NOBODYS}, 422),
 ]
 
 
@@ -259,9 +261,9 @@ VALUES: list[tuple[dict[str, Any], int, str]] = [
     ({"title": "x" * 256}, 400, "invalid_argument"),
     ({"is_shared": True}, 400, "invalid_argument"),
     ({"model": "no-such-model"}, 404, "model_not_found"),
-    ({"agent_id": str(uuid.uuid4())}, 404, "agent_not_found"),
+    ({"agent_id": NOBODYS}, 404, "agent_not_found"),
     ({"system_prompt": "x" * 70_000}, 400, "invalid_argument"),
-    ({"user_id": str(uuid.uuid4())}, 422, "invalid_request"),
+    ({"user_id": NOBODYS}, 422, "invalid_request"),
     ({"message_count": 0}, 422, "invalid_request"),
 ]
 

@@ -206,7 +206,10 @@ def test_behind_a_long_writer_of_profiles_a_month_is_not_made_for_now(ledger: Le
         with pytest.raises(Refused) as refused:
             ledger.rpc("usage_partitions_ensure", p_months_ahead=40)
     assert (refused.value.status, refused.value.code) == (503, "partition_in_use")
-    ahead = "select max(m.month) < now() + interval '14 months' from private.usage_months() as m (month)"
+    ahead = (
+        "select max(m.month) < now() + interval '14 months'"
+        " from private.usage_months() as m (month)"
+    )
     assert one(ledger.admin, ahead)
 
 
