@@ -54,9 +54,14 @@ class StripePrices:
         found = await self._read(price_id)
         if found == expected:
             return
-        code = "price_not_available" if found is None else mismatch
-        log_event(logger, logging.ERROR, "price not sold", price_id=price_id, error=code)
-        raise QuernelError(code, 409, "This is not for sale right now.")
+        message = "This is not for sale right now."
+        refusal = (
+            QuernelError("price_not_available", 409, message)
+            if found is None
+            else QuernelError(mismatch, 409, message)
+        )
+        log_event(logger, logging.ERROR, "price not sold", price_id=price_id, error=refusal.code)
+        raise refusal
 
     async def _read(self, price_id: str) -> Price | None:
         read_at, price = self._known.get(price_id, (0.0, None))

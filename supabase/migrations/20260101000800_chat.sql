@@ -215,7 +215,11 @@ begin
     v_terms := private.chat_terms(
       v_model, p_limits, p_prompt_tokens, p_prompt_estimate,
       -- What the client asks of the first model, one that stands in for it gives as far as it can.
-      case when v_candidates = '[]' then p_max_tokens else least(p_max_tokens, v_model.max_output_tokens) end, p_choices
+      case
+        when v_candidates = '[]' or p_max_tokens is null then p_max_tokens
+        else least(p_max_tokens, v_model.max_output_tokens)
+      end,
+      p_choices
     );
     v_all_terms := v_all_terms || (v_terms.terms || jsonb_build_object('provider', v_provider));
     v_candidates := v_candidates || jsonb_build_object(
@@ -520,7 +524,11 @@ begin
   loop
     v_candidate := private.chat_terms(
       v_model, v_limits, p_prompt_tokens, p_prompt_estimate,
-      case when v_models = '[]' then p_max_tokens else least(p_max_tokens, v_model.max_output_tokens) end, p_choices
+      case
+        when v_models = '[]' or p_max_tokens is null then p_max_tokens
+        else least(p_max_tokens, v_model.max_output_tokens)
+      end,
+      p_choices
     );
     if v_terms is null then
       v_terms := v_candidate;
