@@ -1,1 +1,1 @@
-"""Billing: checkouts of credit packs at Stripe, and the inbox of Stripe's events."""
+"""Billing: what is bought and subscribed to at Stripe, and the inbox of its events."""

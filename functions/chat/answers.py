@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from functions.chat import wire
+from functions.chat.candidates import Candidate
 from functions.chat.counting import Tally, Usage
 from functions.chat.idempotency import MAX_STORED_BYTES, StoredAnswer, not_stored
 from functions.chat.metering import EmptyAnswerError, Receipt
-from functions.chat.routing import Candidate
 from functions.chat.schemas import Completion
 from functions.chat.upstream import broken, choices_of, malformed, refuse_error_chunk
 

@@ -11,10 +11,11 @@ from http import HTTPStatus
 from typing import Any
 
 from functions.chat import answers, wire
+from functions.chat.candidates import Candidate
 from functions.chat.counting import Usage, possible_count
 from functions.chat.embedding_schemas import Embedding
 from functions.chat.metering import Background, Meter, repeat_start
-from functions.chat.routing import Candidate, Leg, Route, Router
+from functions.chat.routing import Leg, Route, Router
 from functions.chat.upstream import (
     LONG_BYTES,
     MAX_ANSWER_BYTES,

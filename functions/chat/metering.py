@@ -21,8 +21,8 @@ from typing import Any, Literal, Self, TypeVar
 
 import anyio
 
+from functions.chat.candidates import Candidate
 from functions.chat.counting import Usage
-from functions.chat.routing import Candidate
 from functions.core.database import Database
 from functions.core.errors import QuernelError, rate_limit_headers
 from functions.core.json import Json

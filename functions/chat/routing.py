@@ -17,9 +17,10 @@ import logging
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from functions.chat.candidates import Candidate, Served
 from functions.chat.counting import Tally
 from functions.chat.credentials import Credential
 from functions.chat.providers import Provider
@@ -38,30 +39,6 @@ REPEAT_SECONDS = (0.02, 0.12)  # before the same provider is asked again, drawn 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 Chunks = list[dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A model that may answer, as chat_start fixed it."""
-
-    id: str
-    upstream_model: str
-    provider: str
-    context_length: int
-    max_tokens: int  # per choice; 0 where nothing is generated
-    capabilities: Mapping[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def read(cls, row: dict[str, Any]) -> Candidate:
-        """One of `candidates` of chat_start."""
-        return cls(
-            row["id"],
-            row["upstream_model"],
-            row["provider"],
-            row["context_length"],
-            row.get("max_tokens") or 0,
-            row.get("capabilities") or {},
-        )
 
 
 @dataclass(frozen=True)
@@ -88,21 +65,6 @@ class Leg:
     candidate: Candidate
     provider: Provider
     credential: Credential
-
-
-@dataclass(frozen=True)
-class Served:
-    """Who answers."""
-
-    candidate: Candidate
-    provider: str
-    credential: str
-    attempts: int  # exchanges, the one that answered included
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """What the answer says about it."""
-        return {"x-quernel-provider": self.provider, "x-quernel-credential": self.credential}
 
 
 class Router:

@@ -8,10 +8,11 @@ from typing import Any
 
 from functions.chat import answers
 from functions.chat.answers import Answer, StreamedAnswer, WholeAnswer
+from functions.chat.candidates import Candidate
 from functions.chat.counting import Usage
 from functions.chat.idempotency import StoredAnswer, fingerprint, not_stored
 from functions.chat.metering import Background, ClientGoneError, Meter, Replay
-from functions.chat.routing import Candidate, Route, Router, can_serve, no_vision
+from functions.chat.routing import Route, Router, can_serve, no_vision
 from functions.chat.schemas import Completion
 from functions.chat.streaming import Sink
 from functions.chat.upstream import AnswerCutOffError, Template

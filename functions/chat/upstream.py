@@ -17,12 +17,13 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from math import isnan
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import aiohttp
 from yarl import URL
 
 from functions.chat import wire
+from functions.chat.candidates import Served
 from functions.chat.credentials import Credential
 from functions.chat.schemas import Completion
 from functions.chat.sse import EventParser, EventTooLargeError
@@ -30,9 +31,6 @@ from functions.core.errors import InvalidRequestError, QuernelError
 from functions.core.json import Json
 from functions.core.logging import log_event
 from functions.core.settings import ProviderSettings
-
-if TYPE_CHECKING:
-    from functions.chat.routing import Served
 
 MAX_ANSWER_BYTES = 32 * 1024 * 1024  # 8 choices of 8,192 tokens with logprobs are about 10 MB
 LONG_BYTES = 256 * 1024  # a few milliseconds of parsing
