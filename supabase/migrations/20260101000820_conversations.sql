@@ -152,7 +152,10 @@ comment on column public.messages.prompt_estimate is 'Tokens it has probably in 
 comment on column public.messages.created_at is 'When it was stored, or the answer begun.';
 comment on column public.messages.updated_at is 'When anything in the row last changed.';
 
-create index messages_by_parent on public.messages (conversation_id, parent_id, created_at desc, id desc);
+-- By the parent first: whoever asks for branches asks by it alone, and no estimate of how long the conversation is can
+-- lead to another index.
+create index messages_by_parent on public.messages (parent_id, conversation_id, created_at desc, id desc);
+create index messages_that_begin on public.messages (conversation_id, created_at desc, id desc) where parent_id is null;
 create index messages_by_time on public.messages (conversation_id, created_at);
 create index messages_by_user on public.messages (user_id) where user_id is not null;
 create unique index messages_have_one_answer_per_hold on public.messages (hold_id) where hold_id is not null;
@@ -719,19 +722,21 @@ begin
   if p_before is not null then
     select m.parent_id into v_from
     from public.messages as m
-    where m.conversation_id = p_conversation.id and m.id = p_before;
+    where m.id = p_before and m.conversation_id is not distinct from p_conversation.id;
     if not found then
       perform private.fail(404, 'message_not_found', 'There is no such message in this conversation.', '{"param": "before"}');
     end if;
   end if;
+  -- By the primary key (is not distinct from is no condition of an index): where the statistics know nothing of a long
+  -- conversation yet, an index of the conversation would look as good and read all of it, at every step.
   with recursive path as (
     select m.id, m.parent_id, 1 as depth
     from public.messages as m
-    where m.conversation_id = p_conversation.id and m.id = v_from
+    where m.id = v_from and m.conversation_id is not distinct from p_conversation.id
     union all
     select m.id, m.parent_id, p.depth + 1
     from path as p
-    inner join public.messages as m on m.conversation_id = p_conversation.id and m.id = p.parent_id
+    inner join public.messages as m on m.id = p.parent_id
     where p.depth <= v_limit
   )
 
@@ -742,8 +747,8 @@ begin
       (
         select b.id, b.created_at
         from public.messages as b
-        where b.conversation_id = p_conversation.id and b.parent_id = m.parent_id
-        order by b.created_at desc, b.id desc
+        where b.parent_id = m.parent_id
+        order by b.conversation_id, b.created_at desc, b.id desc
         limit 100
       )
       union all
@@ -776,7 +781,8 @@ language plpgsql stable security definer set search_path = ''
 as $$
 begin
   if not exists (
-    select from public.messages as m where m.conversation_id = p_conversation_id and m.id = p_message_id
+    select from public.messages as m
+    where m.id = p_message_id and m.conversation_id is not distinct from p_conversation_id
   ) then
     perform private.fail(404, 'message_not_found', 'There is no such message in this conversation.',
       '{"param": "head_message_id"}');
@@ -791,8 +797,8 @@ begin
       cross join lateral (
         select m.id
         from public.messages as m
-        where m.conversation_id = p_conversation_id and m.parent_id = d.id
-        order by m.created_at desc, m.id desc
+        where m.parent_id = d.id
+        order by m.conversation_id, m.created_at desc, m.id desc
         limit 1
       ) as n
       where d.depth < 10000
@@ -916,11 +922,11 @@ begin
   with recursive path as (
     select m.id, m.parent_id, m.prompt_estimate as total, 1 as depth
     from public.messages as m
-    where m.conversation_id = p_conversation_id and m.id = p_from
+    where m.id = p_from and m.conversation_id is not distinct from p_conversation_id
     union all
     select m.id, m.parent_id, p.total + m.prompt_estimate, p.depth + 1
     from path as p
-    inner join public.messages as m on m.conversation_id = p_conversation_id and m.id = p.parent_id
+    inner join public.messages as m on m.id = p.parent_id
     where p.total <= p_budget and p.depth < v_most
   ),
 
@@ -1076,7 +1082,7 @@ begin
   if p_regenerate is not null then
     select m.* into v_message
     from public.messages as m
-    where m.conversation_id = p_conversation.id and m.id = p_regenerate;
+    where m.id = p_regenerate and m.conversation_id is not distinct from p_conversation.id;
     if v_message.role = 'assistant' then
       select m.* into v_message from public.messages as m where m.id = v_message.parent_id;
     end if;
@@ -1097,7 +1103,7 @@ begin
   if v_message.parent_id is not null then
     select m.* into v_parent
     from public.messages as m
-    where m.conversation_id = p_conversation.id and m.id = v_message.parent_id;
+    where m.id = v_message.parent_id and m.conversation_id is not distinct from p_conversation.id;
     if v_parent.id is null then
       perform private.fail(404, 'message_not_found', 'There is no such message in this conversation.', '{"param": "parent_id"}');
     elsif v_parent.role <> 'assistant' then
@@ -1140,8 +1146,8 @@ begin
   end if;
   select m.* into answer
   from public.messages as m
-  where m.conversation_id = p_conversation.id and m.parent_id = message.id and m.status <> 'failed'
-  order by m.created_at desc
+  where m.parent_id = message.id and m.status <> 'failed'
+  order by m.conversation_id, m.created_at desc, m.id desc
   limit 1;
 end
 $$;

@@ -104,10 +104,13 @@ def test_the_oldest_turns_are_dropped_in_pairs_and_the_system_prompt_is_kept(
 def test_a_conversation_of_100_000_messages_is_read_no_further_than_the_window(
     talker: Talker, upstream: Memory, mark: str
 ) -> None:
+    connection = talker.payer.connection
+    # What the planner knows is from before: no conversation is longer than a few messages.
+    talker.say(talker.begin(), "short")
+    connection.execute("analyze public.messages")
     long = talker.begin()
     grow(talker, long, turns=50_000)
     assert talker.get(long)["message_count"] == 100_000
-    connection = talker.payer.connection
     with connection.transaction(force_rollback=True):
 
         def rows_read() -> int:

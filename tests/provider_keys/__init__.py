@@ -1,0 +1,1 @@
+"""Customers' own provider keys."""
