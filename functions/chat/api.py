@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from ipaddress import ip_address
 from time import monotonic
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
+from anyio import to_thread
 from fastapi import APIRouter, Depends, FastAPI, Header, Request
 from starlette.responses import Response
 
@@ -27,7 +28,10 @@ from functions.core.errors import InvalidRequestError
 from functions.core.json import Json, dumps
 from functions.core.settings import Settings
 
+T = TypeVar("T")
+
 CLIENT_CLOSED_REQUEST = 499  # nginx's status for a client that left; nobody reads it but the log
+LARGE_BODY_BYTES = 256 * 1024
 MAX_ORGANIZATION = 100  # characters of an id or slug
 
 
@@ -59,6 +63,13 @@ async def _embeddings(request: Request) -> EmbeddingService:
     return service
 
 
+async def _weighed(parse_body: Callable[[bytes], T], body: bytes) -> T:
+    """What a body asks; a large one, which takes long to weigh, in a thread of its own."""
+    if len(body) < LARGE_BODY_BYTES:
+        return parse_body(body)
+    return await to_thread.run_sync(parse_body, body)
+
+
 async def _origin(
     request: Request,
     caller: CurrentPrincipal,
@@ -84,11 +95,11 @@ OriginDep = Annotated[dict[str, Any], Depends(_origin)]
 
 
 async def _ask(request: Request, origin: OriginDep) -> Ask:
-    return Ask(completion=parse(await request.body()), **origin)
+    return Ask(completion=await _weighed(parse, await request.body()), **origin)
 
 
 async def _embedding_ask(request: Request, origin: OriginDep) -> EmbeddingAsk:
-    return EmbeddingAsk(embedding=parse_embedding(await request.body()), **origin)
+    return EmbeddingAsk(embedding=await _weighed(parse_embedding, await request.body()), **origin)
 
 
 AskDep = Annotated[Ask, Depends(_ask)]

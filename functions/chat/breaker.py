@@ -64,6 +64,7 @@ class Breaker:
         self._open_seconds = seconds
         self._busy_until = 0.0
         self._is_probing = False
+        self._spoiler: str | None = None  # whose request was the last probe that failed
 
     @property
     def state(self) -> State:
@@ -96,6 +97,7 @@ class Breaker:
             log_event(logger, logging.INFO, "provider is back", provider=self._provider)
             self._outcomes.clear()
             self._open_until, self._open_seconds = None, self._seconds
+            self._spoiler = None
         self._outcomes.append(_Outcome(self._clock(), is_failure=False, caller=None))
 
     def failed(self, error: UpstreamError, caller: str) -> None:
@@ -110,7 +112,12 @@ class Breaker:
             return
         culprit = None if error.is_connection else caller
         self._outcomes.append(_Outcome(now, is_failure=True, caller=culprit))
-        if self._open_until is not None:  # the probe's
+        if self._open_until is not None:
+            if not self._is_probing:
+                return  # begun before it opened
+            if culprit is not None and culprit == self._spoiler:
+                return  # this caller alone keeps it from nobody: the next may be the probe
+            self._spoiler = culprit
             self._open_seconds = min(self._open_seconds * 2, MOST_SECONDS)
         elif not self._is_tripped(now):
             return

@@ -25,6 +25,8 @@ BASE_OVERHEAD = 128  # tokens: a template's own system prompt and the opening of
 TOOLS_OVERHEAD = 512  # tokens: a template's instructions on how to call tools
 MESSAGE_OVERHEAD = 16  # tokens: role, delimiters
 NODE_OVERHEAD = 4  # tokens: colon, comma and indentation, or a tag's brackets, around what is shown
+PIECE_CHARACTERS = 512  # of a text, normalized at once; private.text_bytes cuts at the same places
+CUT_BYTES = 16  # what composes across a cut has fewer
 NUMBER_BYTES = 32  # longest float that JSON encoders write, and a little
 
 # Members of a request that no model reads. Everything else, known or not, is taken to be prompt.
@@ -225,7 +227,7 @@ def text_bytes(text: str) -> int:
     """UTF-8 bytes of a text, as it is or in NFC, whichever is more."""
     if text.isascii():
         return len(text)
-    return max(_utf8(text), _utf8(unicodedata.normalize("NFC", text)))
+    return _pieces(text)
 
 
 def _json_length(text: str) -> int:
@@ -235,6 +237,18 @@ def _json_length(text: str) -> int:
     characters each. That is never less than the bytes of the text in NFC.
     """
     return len(encode_basestring_ascii(text)) + 5 * sum(map(text.count, "<>&'"))
+
+
+def _pieces(text: str) -> int:
+    """As text_bytes, at most a few per cent more.
+
+    In pieces: to put combining marks in order takes time that grows with the square of their
+    number, and a request can be full of them.
+    """
+    if len(text) > PIECE_CHARACTERS:
+        half = len(text) // 2
+        return _pieces(text[:half]) + _pieces(text[half:]) + CUT_BYTES
+    return max(_utf8(text), _utf8(unicodedata.normalize("NFC", text)))
 
 
 def _utf8(text: str) -> int:

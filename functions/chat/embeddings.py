@@ -72,7 +72,7 @@ class EmbeddingService:
             _require_dimensions(ask.embedding, model)
             try:
                 served, body = await self._router.ask(
-                    _route(ask, model), lambda leg: _call(ask, leg)
+                    _route(ask, meter), lambda leg: _call(ask, leg)
                 )
             except AnswerCutOffError:
                 meter.finish(_usage(ask.embedding, None), "cancelled", None, model.id)
@@ -102,8 +102,8 @@ class EmbeddingService:
         return meter
 
 
-def _route(ask: EmbeddingAsk, model: Candidate) -> Route:
-    return Route((model,), ask.request_id, caller=str(ask.caller.arguments))
+def _route(ask: EmbeddingAsk, meter: EmbeddingMeter) -> Route:
+    return Route(meter.candidates, ask.request_id, caller=meter.account_id)
 
 
 async def _call(ask: EmbeddingAsk, leg: Leg) -> dict[str, Any]:

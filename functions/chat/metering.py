@@ -124,6 +124,7 @@ class Meter:
         background.begin(self)
         self._life = _seconds_until(started["deadline"])
         self.candidates = tuple(Candidate.read(row) for row in started["candidates"])
+        self.account_id: str = started["account_id"]
         self.headers = rate_limit_headers(started.get("rate_limit"))
         self.first_token_ms: int | None = None
 
@@ -209,13 +210,17 @@ class Meter:
         if self._keeping is not None:
             self._keeping.cancel()
         if isinstance(error, QuernelError):
-            self.fail(error.code, is_answered=isinstance(error, EmptyAnswerError))
+            self.fail(error.code, is_answered=self._was_work(error))
             # Who tries again at once should not find the first attempt still running.
             await self.closed()
         elif isinstance(error, asyncio.CancelledError | ClientGoneError):
             self.fail("client_closed_request")
         else:
             self.fail("internal_error")
+
+    def _was_work(self, error: QuernelError) -> bool:
+        """Whether a request that failed so stays one of the month's."""
+        return isinstance(error, EmptyAnswerError)
 
     # What a kind of request calls: chat here, messages of conversations in a subclass.
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from functions.chat import answers
 from functions.chat.answers import Answer, StreamedAnswer, WholeAnswer
-from functions.chat.candidates import Candidate
 from functions.chat.counting import Usage
 from functions.chat.idempotency import StoredAnswer, fingerprint, not_stored
 from functions.chat.metering import Background, ClientGoneError, Meter, Replay
@@ -40,12 +39,12 @@ class Ask:
     def answer_id(self) -> str:
         return f"chatcmpl-{self.request_id}"
 
-    def route(self, candidates: tuple[Candidate, ...]) -> Route:
+    def route(self, meter: Meter) -> Route:
         """Its way to an answer, once the hold says who may give it."""
         return Route(
-            candidates,
+            meter.candidates,
             self.request_id,
-            caller=str(self.caller.arguments),
+            caller=meter.account_id,
             needs_vision=self.completion.has_images,
         )
 
@@ -71,7 +70,7 @@ class ChatService:
             return answers.replay_text(stored, meter.receipt), {REPLAYED: "true"}
         async with meter:
             try:
-                served, body = await self.router.complete(ask.route(meter.candidates), template)
+                served, body = await self.router.complete(ask.route(meter), template)
             except AnswerCutOffError as error:
                 if error.served is not None:
                     model = error.served.candidate
@@ -99,7 +98,7 @@ class ChatService:
         async with meter:
             answer: StreamedAnswer | None = None
             try:
-                route = ask.route(meter.candidates)
+                route = ask.route(meter)
                 async with self.router.stream(route, template) as (served, batches):
                     sink.headers |= meter.headers | served.headers
                     answer = StreamedAnswer(

@@ -40,7 +40,6 @@ class MessageAsk:
 
     arguments: dict[str, Json]  # of message_start
     path: str
-    caller: str  # tells callers apart, and nothing else
     request_id: str
     since: float  # monotonic time of arrival, seconds
 
@@ -152,7 +151,7 @@ class Answering:
             route = Route(
                 meter.candidates,
                 ask.request_id,
-                caller=ask.caller,
+                caller=meter.account_id,
                 needs_vision=completion.has_images,
             )
             answer: StreamedAnswer | None = None
@@ -227,11 +226,15 @@ class Said:
 
     def pack(self) -> dict[str, Any]:
         """What message_finish keeps. Postgres stores neither NUL nor half a surrogate pair."""
-        text = "".join(self._texts).replace("\0", "\N{REPLACEMENT CHARACTER}")
+        reason = self._finish_reason
         return {
-            "content": text.encode("utf-8", "replace").decode(),
-            "finish_reason": self._finish_reason,
+            "content": _storable("".join(self._texts)),
+            "finish_reason": None if reason is None else _storable(reason)[:100],
         }
+
+
+def _storable(text: str) -> str:
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
 
 
 def replayed(replay: Replay) -> dict[str, Any]:

@@ -185,7 +185,6 @@ async def send(
             user_agent=request.headers.get("user-agent"),
         ),
         path=request.url.path,
-        caller=str(caller.arguments),
         request_id=request.state.request_id,
         since=since,
     )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from http import HTTPStatus
 from typing import Any
 
 from functions.chat.counting import PromptSize
 from functions.chat.metering import Background, Meter, repeat_start
 from functions.core.database import Database
+from functions.core.errors import QuernelError
 from functions.core.json import Json
 
 
@@ -37,6 +39,10 @@ class MessageMeter(Meter):
             return None
         result = self._closing.result()
         return None if result is None else result.get("message")
+
+    def _was_work(self, error: QuernelError) -> bool:
+        # What is refused for what it says is kept all the same, so it is one of the month's.
+        return error.status < HTTPStatus.INTERNAL_SERVER_ERROR or super()._was_work(error)
 
     @staticmethod
     async def _begin(database: Database, arguments: dict[str, Json]) -> dict[str, Any]:

@@ -19,9 +19,10 @@ class MasterKeyMissingError(OperatorError):
     """A row names a master key that this deployment was not given. No other row suffers."""
 
     def __init__(self, kid: str) -> None:
+        shown = kid[:60]
         super().__init__(
             "master_key_missing",
-            f"The master key {kid[:60]!r} is not configured, and rows are wrapped by it. Restore"
+            f"The master key {shown!r} is not configured, and rows are wrapped by it. Restore"
             " it; other rows go on.",
         )
 

@@ -390,6 +390,12 @@ declare
 begin
   select k.* into strict v_key from public.api_keys as k where k.id = p_api_key_id;
   select s.* into strict v_state from private.api_key_states as s where s.api_key_id = p_api_key_id for no key update;
+  -- Again, now that the key is locked: it may be asking on another account at the same time.
+  if p_amount > 0 and private.api_key_budget_left(p_api_key_id) < p_amount then
+    perform private.fail(402, 'budget_exceeded', 'The monthly budget does not suffice for this request.', jsonb_build_object(
+      'limit_source', 'api_key_budget', 'required', p_amount,
+      'available', greatest(private.api_key_budget_left(p_api_key_id), 0), 'remedy', 'raise_budget'));
+  end if;
   if v_state.active_holds >= v_key.max_concurrent_requests then
     perform private.fail(429, 'too_many_concurrent_requests',
       'This API key has too many requests in flight; try again when one has ended.', jsonb_build_object(
@@ -436,7 +442,13 @@ comment on function private.api_key_take(uuid, numeric, bigint, timestamptz) is
 'Counts a request against a key''s own limits; 429 rate_limited, too_many_concurrent_requests. What RateLimit headers tell, null without a limit. The account is locked.';
 
 create function private.api_key_give_back(
-  p_api_key_id uuid, p_was_active boolean, p_held numeric, p_tokens_held bigint, p_spent numeric, p_tokens bigint
+  p_api_key_id uuid,
+  p_was_active boolean,
+  p_held numeric,
+  p_tokens_held bigint,
+  p_spent numeric,
+  p_tokens bigint,
+  p_created_at timestamptz
 ) returns void
 language plpgsql volatile security definer set search_path = ''
 as $$
@@ -448,7 +460,12 @@ begin
     next_token_at = case
       when k.tokens_per_minute is null or not p_was_active then s.next_token_at
       else s.next_token_at
-        - make_interval(secs => 60.0 * greatest(p_tokens_held - p_tokens, 0)::double precision / k.tokens_per_minute)
+        - make_interval(secs => greatest(
+          60.0 * (p_tokens_held - p_tokens)::double precision / k.tokens_per_minute
+          -- So much of what was taken has come back by itself since.
+          - extract(epoch from clock_timestamp() - p_created_at),
+          0
+        ))
     end,
     period_credits = p_spent + case when s.period_start >= private.month_start(now()) then s.period_credits else 0 end,
     period_start = greatest(s.period_start, private.month_start(now())),
@@ -459,7 +476,7 @@ begin
 end
 $$;
 
-comment on function private.api_key_give_back(uuid, boolean, numeric, bigint, numeric, bigint) is
+comment on function private.api_key_give_back(uuid, boolean, numeric, bigint, numeric, bigint, timestamptz) is
 'The end of a hold for the key that asked for it: what it held comes back, what it spent counts. A key that is gone counts nothing.';
 
 -- ---------------------------------------------------------------------------------------------------------------
@@ -580,7 +597,7 @@ begin
   v_key.rate_limit_per_minute := 60;
   v_key.scopes := array['chat'];
   v_key := private.set_api_key_values(v_key, p_values);
-  perform private.lock_payer(v_key.user_id, v_key.organization_id);
+  perform private.lock_payer(v_user_id, v_key.organization_id);
   v_plan := private.plan_of(v_key.user_id, v_key.organization_id);
   if not v_plan.has_api_access then
     perform private.fail(402, 'plan_limit_reached', 'The plan has no access by API key.', jsonb_build_object(

@@ -1184,7 +1184,7 @@ as $$
 begin
   if p_hold.api_key_id is not null then
     perform private.api_key_give_back(
-      p_hold.api_key_id, p_hold.status = 'active', p_hold.amount, p_hold.tokens, p_spent, p_tokens
+      p_hold.api_key_id, p_hold.status = 'active', p_hold.amount, p_hold.tokens, p_spent, p_tokens, p_hold.created_at
     );
   end if;
   if p_organization_id is not null and p_hold.user_id is not null then
@@ -1443,6 +1443,14 @@ begin
   set spent = greatest(s.spent - p_amount, 0)
   where s.organization_id = v_account.organization_id and s.user_id = v_hold.user_id
     and v_hold.finished_at >= s.period_start;
+  if v_hold.api_key_id is not null then
+    update private.api_key_states as s
+    set total_credits = greatest(s.total_credits - p_amount, 0),
+      period_credits = case
+        when v_hold.finished_at >= s.period_start then greatest(s.period_credits - p_amount, 0) else s.period_credits
+      end
+    where s.api_key_id = v_hold.api_key_id;
+  end if;
   return private.account_summary(v_account.id)
     || jsonb_build_object('transaction_id', v_transaction_id, 'refunded', p_amount, 'replayed', false);
 end

@@ -58,6 +58,8 @@ language plpgsql volatile security definer set search_path = ''
 as $$
 begin
   if p_organization_id is not null then
+    -- The author first, as their erasure does: the row's foreign key would lock them after the organization.
+    perform p.id from public.profiles as p where p.id = p_user_id for key share;
     perform o.id from public.organizations as o where o.id = p_organization_id for no key update;
   else
     perform p.id from public.profiles as p where p.id = p_user_id for no key update;

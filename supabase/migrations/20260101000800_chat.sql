@@ -265,6 +265,7 @@ begin
   return jsonb_build_object(
     'state', 'started',
     'hold_id', v_hold.id,
+    'account_id', p_account.id,
     'candidates', v_candidates,
     'held', v_hold.amount,
     'available', p_account.balance - p_account.held,

@@ -79,6 +79,7 @@ begin
   return jsonb_build_object(
     'state', 'started',
     'hold_id', v_hold.id,
+    'account_id', v_hold.account_id,
     'candidates', jsonb_build_array(jsonb_build_object(
       'id', v_model.id, 'upstream_model', v_model.upstream_model, 'provider', v_provider,
       'context_length', v_model.context_length, 'capabilities', v_model.capabilities

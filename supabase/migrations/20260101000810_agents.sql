@@ -170,7 +170,16 @@ language sql stable security definer set search_path = ''
 as $$
   select case
     when private.edits_agent(p_caller, p_agent) then to_jsonb(p_agent) || '{"is_editable": true}'
-    else to_jsonb(p_agent) - 'system_prompt' || '{"is_editable": false}'
+    when (p_agent.organization_id is null and p_agent.user_id = p_caller.user_id)
+      or p_agent.organization_id in (
+        select private.organization_ids_of(p_caller.user_id, p_caller.organization_id)
+      ) then to_jsonb(p_agent) - 'system_prompt' || '{"is_editable": false}'
+    -- What everybody may see of a public one; whose it is is no part of it.
+    else jsonb_build_object(
+      'id', p_agent.id, 'name', p_agent.name, 'description', p_agent.description, 'avatar_url', p_agent.avatar_url,
+      'model', p_agent.model, 'fallback_models', p_agent.fallback_models, 'is_public', p_agent.is_public,
+      'created_at', p_agent.created_at, 'is_editable', false
+    )
   end
 $$;
 
@@ -437,7 +446,7 @@ declare
 begin
   select coalesce(jsonb_agg(jsonb_build_object(
     'id', a.id, 'name', a.name, 'description', a.description, 'avatar_url', a.avatar_url, 'model', a.model,
-    'created_at', a.created_at
+    'fallback_models', a.fallback_models, 'created_at', a.created_at
   ) order by a.id desc), '[]') into v_agents
   from (
     select g.*

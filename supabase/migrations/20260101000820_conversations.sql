@@ -15,6 +15,11 @@
 
 insert into private.settings (name, value, description) values
 (
+  'empty_conversations_per_owner',
+  '100',
+  'Most conversations without a message that a person or an organization may have.'
+),
+(
   'conversation_retention_days',
   '30',
   'Days a deleted conversation can be restored before it is purged with its messages.'
@@ -85,6 +90,9 @@ create index conversations_of_everybody_in_an_organization
 on public.conversations (organization_id, coalesce(last_message_at, created_at) desc, id desc)
 where is_shared or user_id is null;
 create index conversations_by_agent on public.conversations (agent_id) where agent_id is not null;
+create index conversations_without_a_message on public.conversations (user_id) where message_count = 0;
+create index conversations_of_organizations_without_a_message
+on public.conversations (organization_id) where message_count = 0;
 create index conversations_to_purge on public.conversations (deleted_at) where deleted_at is not null;
 
 create table public.messages (
@@ -275,7 +283,10 @@ for each statement execute function private.count_gone_messages();
 
 create function private.search_words(p_text text) returns tsvector
 language sql immutable parallel safe set search_path = ''
-as $$ select strip(to_tsvector('simple', left(p_text, 100000))) $$;
+as $$
+  -- Of a text full of <!-- the parser looks for the end of each comment: time that grows with their square.
+  select strip(to_tsvector('simple', translate(left(p_text, 100000), '<', ' ')))
+$$;
 
 comment on function private.search_words(text) is
 'What of a text is searched for: the words of its first 100,000 characters, which always fit into a tsvector.';
@@ -309,6 +320,11 @@ language plpgsql security definer set search_path = ''
 as $$
 begin
   delete from public.conversations as c where c.user_id = old.id and not c.is_shared;
+  update private.message_words as w
+  set words = ts_delete(w.words, 'u:' || old.id::text)
+  from public.messages as m
+  inner join public.conversations as c on c.id = m.conversation_id
+  where c.user_id = old.id and w.message_id = m.id;
   return old;
 end
 $$;
@@ -373,6 +389,7 @@ create function private.require_author(p_caller private.caller, p_conversation p
 language plpgsql stable security definer set search_path = ''
 as $$
 begin
+  -- What has no author any more, or never had one, is the organization's: its admins' and its keys'.
   if p_conversation.user_id is distinct from p_caller.user_id and (
     p_conversation.organization_id is null
     or p_conversation.organization_id not in (
@@ -497,6 +514,21 @@ begin
   v_conversation := private.set_conversation_values(
     p_caller, v_conversation, p_values - array['status', 'head_message_id']
   );
+  -- A conversation costs nothing until something is said in it, so there is an end to their number.
+  perform private.lock_payer(p_caller.user_id, p_caller.organization_id);
+  if (
+    select count(*) >= private.setting('empty_conversations_per_owner')::integer
+    from public.conversations as c
+    where c.message_count = 0
+      and (
+        (p_caller.organization_id is null and c.user_id = p_caller.user_id and c.organization_id is null)
+        or c.organization_id = p_caller.organization_id
+      )
+  ) then
+    perform private.fail(409, 'too_many_empty_conversations',
+      'There are many conversations in which nothing was said; write in one of them.',
+      jsonb_build_object('limit', private.setting('empty_conversations_per_owner')::integer));
+  end if;
   insert into public.conversations (
     user_id, organization_id, is_shared, agent_id, title, title_source, system_prompt, model
   ) values (
@@ -693,7 +725,7 @@ begin
           else jsonb_build_object(
             'match', (
               select jsonb_build_object('message_id', m.id, 'text', ts_headline(
-                'simple', left(m.content, 10000), v_query, 'StartSel="", StopSel="", MaxWords=20, MinWords=10'))
+                'simple', translate(left(m.content, 10000), '<', ' '), v_query, 'StartSel="", StopSel="", MaxWords=20, MinWords=10'))
               from public.messages as m
               where m.id = (v_matches ->> (l.value ->> 'id'))::uuid
             )
@@ -715,6 +747,7 @@ returns jsonb
 language plpgsql stable security definer set search_path = ''
 as $$
 declare
+  c_most_bytes constant bigint := 8388608; -- of a page, images included; a single message may have more
   v_limit integer := private.page_limit(p_limit, 200);
   v_from uuid := p_conversation.head_message_id;
   v_messages jsonb;
@@ -730,14 +763,14 @@ begin
   -- By the primary key (is not distinct from is no condition of an index): where the statistics know nothing of a long
   -- conversation yet, an index of the conversation would look as good and read all of it, at every step.
   with recursive path as (
-    select m.id, m.parent_id, 1 as depth
+    select m.id, m.parent_id, 1 as depth, m.prompt_bound::bigint as bytes
     from public.messages as m
     where m.id = v_from and m.conversation_id is not distinct from p_conversation.id
     union all
-    select m.id, m.parent_id, p.depth + 1
+    select m.id, m.parent_id, p.depth + 1, p.bytes + m.prompt_bound
     from path as p
     inner join public.messages as m on m.id = p.parent_id
-    where p.depth <= v_limit
+    where p.depth <= v_limit and p.bytes <= c_most_bytes
   )
 
   select coalesce(jsonb_agg(private.message_json(m) || jsonb_build_object('siblings', (
@@ -763,7 +796,7 @@ begin
   )) order by p.depth desc), '[]') into v_messages
   from path as p
   inner join public.messages as m on m.id = p.id
-  where p.depth <= v_limit;
+  where p.depth <= v_limit and (p.depth = 1 or p.bytes <= c_most_bytes);
   return jsonb_build_object(
     'conversation_id', p_conversation.id,
     'head_message_id', p_conversation.head_message_id,
@@ -816,6 +849,24 @@ comment on function private.branch_end(uuid, uuid) is
 -- Kernel: what a prompt weighs
 -- ---------------------------------------------------------------------------------------------------------------
 
+create function private.text_bytes(p_text text) returns bigint
+language plpgsql immutable parallel safe strict set search_path = ''
+as $$
+declare
+  v_length integer := char_length(p_text);
+begin
+  -- In pieces: to put marks in order takes time that grows with the square of their number, and cannot be interrupted.
+  -- What composes across a cut is at most 16 bytes.
+  if v_length <= 512 then
+    return greatest(octet_length(p_text), octet_length(normalize(p_text, nfc)));
+  end if;
+  return private.text_bytes(left(p_text, v_length / 2)) + private.text_bytes(substr(p_text, v_length / 2 + 1)) + 16;
+end
+$$;
+
+comment on function private.text_bytes(text) is
+'UTF-8 bytes of a text, as it is or in NFC, whichever is more; for a long one a few per cent too many.';
+
 create function private.text_weight(p_text text, out bound bigint, out bytes bigint, out digits bigint)
 language plpgsql immutable parallel safe strict set search_path = ''
 as $$
@@ -824,7 +875,7 @@ begin
   digits := bytes - octet_length(translate(p_text, '0123456789', ''));
   bound := bytes;
   if bytes > char_length(p_text) then
-    bound := greatest(bytes, octet_length(normalize(p_text, nfc)));
+    bound := private.text_bytes(p_text);
   end if;
 end
 $$;
@@ -915,26 +966,28 @@ create function private.branch_context(
 language plpgsql stable security definer set search_path = ''
 as $$
 declare
+  c_most_bytes constant bigint := 8388608; -- of a context: images weigh few tokens and are large
   v_most integer := private.setting('context_messages');
 begin
   -- From the newest back to the oldest, as far as the budget goes and never further: the length of the whole
   -- conversation makes no difference.
   with recursive path as (
-    select m.id, m.parent_id, m.prompt_estimate as total, 1 as depth
+    select m.id, m.parent_id, m.prompt_estimate as total, 1 as depth, m.prompt_bound::bigint as bytes
     from public.messages as m
     where m.id = p_from and m.conversation_id is not distinct from p_conversation_id
     union all
-    select m.id, m.parent_id, p.total + m.prompt_estimate, p.depth + 1
+    select m.id, m.parent_id, p.total + m.prompt_estimate, p.depth + 1, p.bytes + m.prompt_bound
     from path as p
     inner join public.messages as m on m.id = p.parent_id
-    where p.total <= p_budget and p.depth < v_most
+    where p.total <= p_budget and p.depth < v_most and p.bytes <= c_most_bytes
   ),
 
   fitting as (
     select m.*, p.depth
     from path as p
     inner join public.messages as m on m.id = p.id
-    where p.total <= p_budget and (m.content <> '' or (m.parts is not null and p_sees))
+    where p.total <= p_budget and (p.depth = 1 or p.bytes <= c_most_bytes)
+      and (m.content <> '' or (m.parts is not null and p_sees))
   ),
 
   -- In pairs: what is left begins with a question, never with an answer to one that was dropped.
@@ -1133,7 +1186,7 @@ create function private.find_message(
   p_conversation public.conversations, p_message_id uuid, p_content text, p_parts jsonb,
   out message public.messages, out answer public.messages
 )
-language plpgsql stable security definer set search_path = ''
+language plpgsql volatile security definer set search_path = ''
 as $$
 begin
   select m.* into message from public.messages as m where m.id = p_message_id;
@@ -1144,6 +1197,11 @@ begin
     or message.content is distinct from p_content or message.parts is distinct from p_parts then
     perform private.fail(409, 'idempotency_conflict', 'This message id was already used for another message.');
   end if;
+  -- An answer that was lost may still be at work. One of the two is charged: the new one, so the other no longer can be.
+  perform private.credit_release(h.id, 'superseded')
+  from public.messages as m
+  inner join private.credit_holds as h on h.id = m.hold_id
+  where m.parent_id = message.id and m.status = 'failed' and h.status = 'expired';
   select m.* into answer
   from public.messages as m
   where m.parent_id = message.id and m.status <> 'failed'
@@ -1327,6 +1385,12 @@ begin
   inner join public.usage_logs as u on u.id = h.id and u.created_at = h.created_at
   where h.id = p_hold_id;
   v_weight := private.message_weight(v_content, null);
+  -- The conversation before its message, as whoever deletes it: counting the tokens would lock it after.
+  perform c.id
+  from public.messages as m
+  inner join public.conversations as c on c.id = m.conversation_id
+  where m.hold_id = p_hold_id
+  for no key update of c;
   -- One that was swept as lost, and ends after all, is charged after all, and kept.
   update public.messages as m
   set content = v_content, status = v_usage.status, prompt_tokens = v_usage.prompt_tokens,

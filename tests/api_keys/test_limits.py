@@ -13,6 +13,7 @@ import pytest
 from local.stack import Stack
 from tests.api_keys.conftest import Keys, refusal
 from tests.credits.parallel import at_once, open_doors
+from tests.support.people import wait_until_blocked
 
 HOLD = (
     "select private.place_hold(p.account, p.limits, k.user_id, %s, %s, %s, 'test', null)"
@@ -140,6 +141,28 @@ def test_tokens_that_were_not_used_come_back(keys: Keys, door: psycopg.Connectio
     assert keys.state(key)["total_tokens"] == 100
 
 
+def test_tokens_that_came_back_by_themselves_do_not_come_back_again(
+    keys: Keys, door: psycopg.Connection
+) -> None:
+    """A slow request took them minutes ago."""
+    key = keys.make(keys.person(), tokens_per_minute=1000)
+    slow = hold(door, key["id"], tokens=1000)
+    for table in ("private.credit_holds", "public.usage_logs"):
+        door.execute(
+            f"update {table} set created_at = created_at - interval '2 minutes'"  # noqa: S608
+            f" where id = '{slow}'".encode()
+        )
+    keys.rows(
+        "update private.api_key_states set next_token_at = next_token_at - interval '2 minutes'"
+        " where api_key_id = %s",
+        key["id"],
+    )
+    hold(door, key["id"], tokens=1000)
+    door.execute("select private.credit_settle(%s, 1, 1)", [slow])
+    with pytest.raises(psycopg.DatabaseError, match="too many requests"):
+        hold(door, key["id"], tokens=500)
+
+
 def test_a_request_larger_than_a_minute_goes_alone(keys: Keys, door: psycopg.Connection) -> None:
     key = keys.make(keys.person(), tokens_per_minute=100)
     hold(door, key["id"], tokens=1000)  # it could never come otherwise
@@ -241,6 +264,39 @@ def test_a_budget_begins_anew_with_the_month(keys: Keys, door: psycopg.Connectio
     )
     door.execute("select private.credit_settle(%s, 1)", [hold(door, key["id"], 1)])
     assert keys.state(key)["period_credits"] == 1
+
+
+def test_a_budget_is_one_for_all_accounts_that_a_key_pays_from(
+    keys: Keys, stack: Stack, door: psycopg.Connection
+) -> None:
+    """A person's key asks on their own account and on an organization's at the same time."""
+    person = keys.person()
+    organization = keys.organization(person)
+    key = keys.make(person, monthly_credit_budget=3)
+    both = (
+        "select private.place_hold(p.account, p.limits, k.user_id, 2, 0, %s, 'test', null)"
+        " from public.api_keys as k, private.payer(k.user_id, %s, k.id) as p where k.id = %s"
+    )
+    with psycopg.connect(stack.admin_dsn) as other, ThreadPoolExecutor(1) as pool:
+        other.execute(both, [uuid4().hex, None, key["id"]])
+        waiting = pool.submit(door.execute, both, [uuid4().hex, organization, key["id"]])
+        with psycopg.connect(stack.admin_dsn, autocommit=True) as watcher:
+            wait_until_blocked(watcher, door.info.backend_pid)
+        other.commit()
+        with pytest.raises(psycopg.DatabaseError) as info:
+            waiting.result(timeout=10)
+    assert '"api_key_budget"' in str(info.value.diag.message_detail)
+    assert keys.state(key)["held"] == 2
+
+
+def test_a_refund_comes_back_to_the_budget(keys: Keys, door: psycopg.Connection) -> None:
+    key = keys.make(keys.person(), monthly_credit_budget=2)
+    one = hold(door, key["id"], 2)
+    door.execute("select private.credit_settle(%s, 2)", [one])
+    door.execute("select private.credit_refund(%s, 1.5, 'a', 'sorry')", [one])
+    state = keys.state(key)
+    assert (state["period_credits"], state["total_credits"]) == (Decimal("0.5"), Decimal("0.5"))
+    hold(door, key["id"], Decimal("1.5"))
 
 
 # Many at once -----------------------------------------------------------------------------------

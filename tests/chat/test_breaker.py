@@ -106,13 +106,35 @@ def test_one_probe_at_a_time_closes_it(breaker: Breaker, clock: Clock) -> None:
 
 def test_a_probe_that_fails_opens_it_for_twice_as_long(breaker: Breaker, clock: Clock) -> None:
     fail(breaker, "a", "b", "c")
-    for seconds in (20, 40, 80, module.MOST_SECONDS, module.MOST_SECONDS):
+    times = (20, 40, 80, module.MOST_SECONDS, module.MOST_SECONDS)
+    for caller, seconds in zip("ababa", times, strict=True):
         clock.now += 1000
-        fail(breaker, "a")
+        fail(breaker, caller)
         assert refused(breaker).retry_after == seconds
     clock.now += 1000
     succeed(breaker)
     fail(breaker, "a", "b", "c")
+    assert refused(breaker).retry_after == 10
+
+
+def test_one_caller_alone_does_not_keep_it_from_the_others(breaker: Breaker, clock: Clock) -> None:
+    fail(breaker, "a", "b", "c")
+    clock.now += 10
+    fail(breaker, "evil")
+    assert refused(breaker).retry_after == 20
+    clock.now += 20
+    for _ in range(3):
+        fail(breaker, "evil")
+        assert breaker.state == "half_open"
+    succeed(breaker)
+    assert breaker.state == "closed"
+
+
+def test_what_was_under_way_when_it_opened_does_not_prolong_it(breaker: Breaker) -> None:
+    passages = [breaker.admit() for _ in range(10)]
+    for passage in passages:
+        with passage:
+            breaker.failed(RESET, "a")
     assert refused(breaker).retry_after == 10
 
 

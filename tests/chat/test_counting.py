@@ -12,7 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from functions.chat.counting import MESSAGE_TOKENS, PromptSize, Tally, prompt_size, text_bytes
+from functions.chat.counting import (
+    MESSAGE_TOKENS,
+    PIECE_CHARACTERS,
+    PromptSize,
+    Tally,
+    prompt_size,
+    text_bytes,
+)
 from local.simulator import tokens_of
 
 SIZE = PromptSize(bound=1000, estimate=250)
@@ -275,3 +282,18 @@ def test_an_answer_of_only_end_marks_is_empty() -> None:
     assert not tally.is_empty(choices=1), "hidden tokens were generated"
     tally.add({"content": "x"})
     assert not tally.is_empty(choices=2)
+
+
+def test_a_text_is_normalized_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To put combining marks in order takes time that grows with the square of their number."""
+    lengths = []
+    normalize = unicodedata.normalize
+
+    def watched(form: Any, text: str) -> str:
+        lengths.append(len(text))
+        return normalize(form, text)
+
+    monkeypatch.setattr(unicodedata, "normalize", watched)
+    text = "a" + "\u0301\u0316" * 50_000
+    assert text_bytes(text) >= len(normalize("NFC", text).encode())
+    assert max(lengths) <= PIECE_CHARACTERS
