@@ -850,10 +850,10 @@ comment on function private.branch_end(uuid, uuid) is
 -- ---------------------------------------------------------------------------------------------------------------
 
 create function private.text_bytes(p_text text) returns bigint
-language plpgsql immutable parallel safe strict set search_path = ''
+language plpgsql immutable parallel safe set search_path = ''
 as $$
 declare
-  v_length integer := char_length(p_text);
+  v_length integer := coalesce(char_length(p_text), 0);
 begin
   -- In pieces: to put marks in order takes time that grows with the square of their number, and cannot be interrupted.
   -- What composes across a cut is at most 16 bytes.
