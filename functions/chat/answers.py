@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 from functions.chat import wire
@@ -21,7 +22,7 @@ def frame(text: str) -> str:
     return f"data: {text}\n\n"
 
 
-class Answer:
+class Answer(ABC):
     """What both kinds of answers share: names, counts and what is kept for a replay."""
 
     def __init__(self, request: Completion, model: Candidate, answer_id: str) -> None:
@@ -36,9 +37,9 @@ class Answer:
         """What to charge, whether the answer ended or was cut off by the client."""
         return self.tally.usage(self._request.size, self._most_completion, ended=ended)
 
+    @abstractmethod
     def stored(self, usage: Usage) -> dict[str, Any]:
         """What replays it."""
-        raise NotImplementedError
 
     def _require_content(self) -> None:
         if self.tally.is_empty(self._request.choices):
