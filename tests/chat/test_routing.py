@@ -384,7 +384,7 @@ async def test_all_attempts_together_are_bounded(
         slow = f"{mark} simulate: tokens=40 token_ms=30"
         got = await answer(service, payer, slow, stream=True)
         assert got.usage["completion_tokens"] == 40
-    assert upstream.counts(mark)["cancelled"] == 2
+    wait_for(lambda: upstream.counts(mark)["cancelled"] == 2)
 
 
 async def test_a_client_that_leaves_stops_the_second_provider_and_pays_its_price(
