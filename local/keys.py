@@ -27,6 +27,7 @@ class Keys:
     stripe_webhook_secret: str
     stripe_secret_key: str
     webhook_signing_key: str
+    master_key: str
 
     def fingerprint(self) -> str:
         """A digest that changes when a password does; tells nothing about them."""
@@ -67,6 +68,7 @@ def _generate() -> Keys:
         stripe_webhook_secret=f"whsec_{secrets.token_hex(16)}",
         stripe_secret_key=f"sk_test_{secrets.token_hex(16)}",
         webhook_signing_key=base64.b64encode(secrets.token_bytes(32)).decode(),
+        master_key=base64.b64encode(secrets.token_bytes(32)).decode(),
     )
 
 

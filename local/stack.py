@@ -208,6 +208,8 @@ class Stack:
             "QUERNEL_SUPABASE_JWT_SECRET": self.keys.jwt_secret,
             "QUERNEL_STRIPE_WEBHOOK_SECRET": self.keys.stripe_webhook_secret,
             "QUERNEL_WEBHOOK_SIGNING_KEY": self.keys.webhook_signing_key,
+            "QUERNEL_MASTER_KEYS": json.dumps({"local": self.keys.master_key}),
+            "QUERNEL_MASTER_KEY_CURRENT": "local",
         }
         if self._simulates_llm:
             settings["QUERNEL_LLM_URL"] = f"{self.simulator_url}/v1"

@@ -12,10 +12,22 @@ from pydantic import SecretStr
 class Credential:
     """A key for one provider; none for a server that asks for none. Its repr shows no secret."""
 
-    kind: Literal["platform"]
-    """Whose it is. `platform`: the operator's, so the request is paid in credits."""
+    kind: Literal["platform", "own"]
+    """Whose it is. `platform`: the operator's, so the request is paid in credits; `own`: the
+    customer's, who pays the provider.
+    """
 
     secret: SecretStr | None = None
+
+    key_id: str | None = None
+    """Which of the customer's own keys."""
+
+    base_url: str | None = None
+    """The customer's own server, where it is for one; called through SafeClient alone."""
+
+    @property
+    def is_own(self) -> bool:
+        return self.kind == "own"
 
     @property
     def headers(self) -> dict[str, str]:

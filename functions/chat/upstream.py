@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from math import isnan
-from typing import Any
+from typing import Any, Literal
 
 import aiohttp
 from yarl import URL
@@ -101,6 +101,43 @@ class UpstreamError(QuernelError):
         self.may_repeat = may_repeat
         self.busy_seconds = busy_seconds
         self.was_asked = was_asked
+
+
+class OwnKeyError(QuernelError):
+    """A provider refused the customer's own key, not the request: another key may well do better.
+
+    It says nothing of the provider, so no breaker counts it.
+    """
+
+    def __init__(
+        self,
+        outcome: Literal["rejected", "quota_exceeded", "rate_limited"],
+        retry_after: float | None = None,
+    ) -> None:
+        """`retry_after`: seconds that the provider asked to wait, where it did."""
+        code, status, message = _OWN_KEY_REFUSALS[outcome]
+        facts: dict[str, Any] = {"credential": "own"}
+        if outcome != "rate_limited":
+            facts["remedy"] = "replace_provider_key" if outcome == "rejected" else "pay_provider"
+        elif retry_after is not None:
+            facts["retry_after"] = retry_after
+        super().__init__(code, status, message, facts)
+        self.outcome = outcome
+
+
+_OWN_KEY_REFUSALS = {
+    "rejected": ("provider_key_rejected", 401, "The provider does not accept your own key."),
+    "quota_exceeded": (
+        "provider_quota_exceeded",
+        402,
+        "The provider says that your own key has no quota or credit left.",
+    ),
+    "rate_limited": (
+        "provider_rate_limited",
+        429,
+        "The provider limits how often your own key may ask. Try again later.",
+    ),
+}
 
 
 class AnswerCutOffError(QuernelError):

@@ -19,6 +19,8 @@ from functions.core.http import SafeClient
 from functions.core.http_session import USER_AGENT
 from functions.core.jwks import KeySet
 from functions.core.settings import STRIPE_API_VERSION, Settings
+from functions.provider_keys.sources import open_master_keys
+from functions.provider_keys.vault import Vault
 
 STRIPE_RETRIES = 2
 """Stripe's library repeats only what is safe to repeat: it sends an idempotency key with each."""
@@ -30,7 +32,7 @@ Lifespan: TypeAlias = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
 def lifespan(settings: Settings) -> Lifespan:
-    """Fill `app.state` with database, stripe, authenticator and safe_client."""
+    """Fill `app.state` with database, vault, stripe, authenticator and safe_client."""
 
     @asynccontextmanager
     async def run(app: FastAPI) -> AsyncIterator[None]:
@@ -44,6 +46,8 @@ def lifespan(settings: Settings) -> Lifespan:
                 client = httpx.AsyncClient(trust_env=False, headers={"User-Agent": USER_AGENT})
                 keys = KeySet(settings.jwks_url, await stack.enter_async_context(client))
             app.state.database = database
+            master_keys = open_master_keys(settings)
+            app.state.vault = None if master_keys is None else Vault(master_keys)
             app.state.readiness = Readiness(database)
             app.state.safe_client = safe_client
             app.state.stripe, http_client = open_stripe(settings)

@@ -135,6 +135,8 @@ class ProviderSettings(BaseModel):
 OWN_PROVIDER = "quernel"
 """Slug of the provider whose server QUERNEL_LLM_URL names."""
 
+Kid = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+MasterKeyTexts = Annotated[dict[Kid, SecretStr], NoDecode, BeforeValidator(_object)]
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=63)]
 Providers = Annotated[dict[Slug, ProviderSettings], NoDecode, BeforeValidator(_object)]
 
@@ -201,6 +203,10 @@ class Settings(BaseSettings):
 
     # Outgoing webhooks
     webhook_signing_key: OptionalSecret = None
+
+    # The vault of provider keys: off until there are master keys
+    master_keys: MasterKeyTexts = {}
+    master_key_current: OptionalText = None
 
     # The embedded stack, for commands that are told of no other
     state_dir: OptionalText = None
