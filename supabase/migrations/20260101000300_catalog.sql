@@ -52,6 +52,7 @@ create table public.models (
   credits_cost numeric(20, 6) not null default 0,
   capabilities jsonb not null default '{}',
   byok_allowed boolean not null default false,
+  platform_allowed boolean not null default true,
   is_active boolean not null default true,
   is_default boolean not null default false,
   metadata jsonb not null default '{}',
@@ -108,6 +109,7 @@ comment on column public.models.completion_price is 'Credits per 1,000,000 outpu
 comment on column public.models.credits_cost is 'Credits per request, or per output for images; zero where tokens are priced.';
 comment on column public.models.capabilities is 'What it can do: streaming, tools, vision, sizes; dimensions and min_dimensions of an embedding ...';
 comment on column public.models.byok_allowed is 'Whether a customer''s own provider key may be used with it.';
+comment on column public.models.platform_allowed is 'Whether it may be paid for in credits, which takes a key of the operator''s for its provider.';
 comment on column public.models.is_active is 'False: listed to nobody new, refused in requests.';
 comment on column public.models.is_default is 'The model of its kind that a client is offered first; one per kind.';
 comment on column public.models.metadata is 'Further facts for everybody, such as the licence.';
@@ -155,8 +157,8 @@ grant select (id, slug, name, description, website_url, is_active, created_at, u
 on public.model_providers to anon, authenticated;
 grant select (
   id, provider_id, name, description, kind, version, context_length, max_output_tokens, default_output_tokens,
-  prompt_price, cached_prompt_price, completion_price, credits_cost, capabilities, byok_allowed, is_active, is_default,
-  metadata, created_at, updated_at
+  prompt_price, cached_prompt_price, completion_price, credits_cost, capabilities, byok_allowed, platform_allowed,
+  is_active, is_default, metadata, created_at, updated_at
 ) on public.models to anon, authenticated;
 
 grant select, delete on public.user_model_preferences to authenticated;
@@ -259,7 +261,7 @@ declare
   c_columns constant text [] := array[
     'id', 'provider', 'name', 'description', 'kind', 'version', 'upstream_model', 'context_length',
     'max_output_tokens', 'default_output_tokens', 'prompt_price', 'cached_prompt_price', 'completion_price',
-    'credits_cost', 'capabilities', 'byok_allowed', 'is_active', 'is_default', 'metadata'
+    'credits_cost', 'capabilities', 'byok_allowed', 'platform_allowed', 'is_active', 'is_default', 'metadata'
   ];
   c_amounts constant text [] := array[
     'context_length', 'max_output_tokens', 'default_output_tokens', 'prompt_price', 'cached_prompt_price',
@@ -303,8 +305,8 @@ begin
         null::public.models,
         jsonb_build_object(
           'description', '', 'version', '1', 'upstream_model', p_model -> 'id', 'credits_cost', 0,
-          'capabilities', '{}'::jsonb, 'byok_allowed', false, 'is_active', true, 'is_default', false,
-          'metadata', '{}'::jsonb, 'created_at', now(), 'updated_at', now()
+          'capabilities', '{}'::jsonb, 'byok_allowed', false, 'platform_allowed', true, 'is_active', true,
+          'is_default', false, 'metadata', '{}'::jsonb, 'created_at', now(), 'updated_at', now()
         ) || p_model);
     end if;
     if p_model ? 'provider' then
@@ -334,8 +336,8 @@ begin
         default_output_tokens = v_after.default_output_tokens, prompt_price = v_after.prompt_price,
         cached_prompt_price = v_after.cached_prompt_price, completion_price = v_after.completion_price,
         credits_cost = v_after.credits_cost, capabilities = v_after.capabilities,
-        byok_allowed = v_after.byok_allowed, is_active = v_after.is_active, is_default = v_after.is_default,
-        metadata = v_after.metadata
+        byok_allowed = v_after.byok_allowed, platform_allowed = v_after.platform_allowed,
+        is_active = v_after.is_active, is_default = v_after.is_default, metadata = v_after.metadata
       where m.id = v_after.id
       returning m.* into v_after;
     else

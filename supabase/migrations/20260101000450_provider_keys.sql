@@ -140,7 +140,8 @@ comment on column public.provider_key_uses.error_code is 'The error that the cal
 comment on column public.provider_key_uses.created_at is 'When it was recorded.';
 
 create index provider_key_uses_by_key on public.provider_key_uses (provider_key_id, created_at desc);
-create index provider_key_uses_by_owner on public.provider_key_uses (owner_id, created_at desc) where owner_id is not null;
+create index provider_key_uses_by_owner
+on public.provider_key_uses (owner_id, created_at desc) where owner_id is not null;
 create index provider_key_uses_by_organization
 on public.provider_key_uses (organization_id, created_at desc) where organization_id is not null;
 create index provider_key_uses_by_user on public.provider_key_uses (user_id) where user_id is not null;
