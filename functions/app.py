@@ -36,6 +36,7 @@ EXPOSED_HEADERS = (
     "idempotent-replayed",
     "x-quernel-provider",
     "x-quernel-credential",
+    "x-quernel-provider-key",
 )
 """Answer headers that scripts of other origins may read."""
 

@@ -10,7 +10,7 @@ from functions.chat.candidates import Candidate
 from functions.chat.counting import Tally, Usage
 from functions.chat.idempotency import MAX_STORED_BYTES, StoredAnswer, not_stored
 from functions.chat.metering import EmptyAnswerError, Receipt
-from functions.chat.schemas import Completion
+from functions.chat.schemas import MAX_TOKENS, Completion
 from functions.chat.upstream import broken, choices_of, malformed, refuse_error_chunk
 
 DONE = "[DONE]"
@@ -31,7 +31,8 @@ class Answer(ABC):
         self.model_id = model.id
         self._request = request
         self._names = {"id": answer_id, "model": model.id}
-        self._most_completion = model.max_tokens * request.choices
+        most = MAX_TOKENS if model.max_tokens is None else model.max_tokens
+        self._most_completion = most * request.choices
 
     def usage(self, *, ended: bool) -> Usage:
         """What to charge, whether the answer ended or was cut off by the client."""

@@ -40,7 +40,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Make the process's ChatService; at the end wait until every hold is closed."""
     settings: Settings = app.state.settings
     async with open_providers(settings) as providers:
-        router = Router(providers, settings.llm_attempts_timeout_seconds)
+        router = Router(providers, settings.llm_attempts_timeout_seconds, app.state.vault)
         service = ChatService(app.state.database, router)
         app.state.chat = service
         app.state.embeddings = EmbeddingService(app.state.database, router, service.background)
@@ -70,22 +70,28 @@ async def _weighed(parse_body: Callable[[bytes], T], body: bytes) -> T:
     return await to_thread.run_sync(parse_body, body)
 
 
-async def _origin(
-    request: Request,
-    caller: CurrentPrincipal,
+async def _organization(
     openai_organization: Annotated[str | None, Header(description=docs.ORGANIZATION)] = None,
-) -> dict[str, Any]:
-    """Who asks, and where from: what every ask has."""
-    since = monotonic()
+) -> str | None:
     if openai_organization is not None and len(openai_organization) > MAX_ORGANIZATION:
         raise InvalidRequestError(
             "invalid_request", "OpenAI-Organization is too long.", {"param": "OpenAI-Organization"}
         )
+    return openai_organization or None
+
+
+OrganizationDep = Annotated[str | None, Depends(_organization)]
+
+
+async def _origin(
+    request: Request, caller: CurrentPrincipal, organization: OrganizationDep
+) -> dict[str, Any]:
+    """Who asks, and where from: what every ask has."""
     return {
         "caller": caller,
         "request_id": request.state.request_id,
-        "since": since,
-        "organization": openai_organization or None,
+        "since": monotonic(),
+        "organization": organization,
         "ip": _ip(request),
         "user_agent": request.headers.get("user-agent"),
     }
@@ -169,15 +175,19 @@ async def quote(ask: AskDep, service: ServiceDep) -> Response:
 
 
 @router.get("/models", summary="List the models", responses=docs.MODELS_RESPONSES)
-async def models(caller: CurrentPrincipal, service: ServiceDep) -> Response:
+async def models(
+    caller: CurrentPrincipal, service: ServiceDep, organization: OrganizationDep
+) -> Response:
     """What can be asked, by kind, and its price."""
-    return _json({"object": "list", "data": await service.models(caller)})
+    return _json({"object": "list", "data": await service.models(caller, organization)})
 
 
 @router.get("/models/{model_id:path}", summary="One model", responses=docs.MODEL_RESPONSES)
-async def model(model_id: str, caller: CurrentPrincipal, service: ServiceDep) -> Response:
+async def model(
+    model_id: str, caller: CurrentPrincipal, service: ServiceDep, organization: OrganizationDep
+) -> Response:
     """One of them; ids may hold slashes."""
-    return _json(await service.model(caller, model_id))
+    return _json(await service.model(caller, model_id, organization))
 
 
 def _json(value: Json) -> Response:

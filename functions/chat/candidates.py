@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from functions.chat.own_keys import SealedKey
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -15,8 +17,10 @@ class Candidate:
     upstream_model: str
     provider: str
     context_length: int
-    max_tokens: int  # per choice; 0 where nothing is generated
+    max_tokens: int | None  # per choice; 0 where nothing is generated, None: the server's own limit
     capabilities: Mapping[str, Any] = field(default_factory=dict)
+    credentials: tuple[str, ...] = ("platform",)  # who may pay, in the order in which they do
+    own_keys: tuple[SealedKey, ...] = ()  # in the order in which they are tried
 
     @classmethod
     def read(cls, row: dict[str, Any]) -> Candidate:
@@ -26,8 +30,10 @@ class Candidate:
             row["upstream_model"],
             row["provider"],
             row["context_length"],
-            row.get("max_tokens") or 0,
+            row["max_tokens"],
             row.get("capabilities") or {},
+            tuple(row["credentials"]),
+            tuple(map(SealedKey.read, row["own_keys"])),
         )
 
 
@@ -39,8 +45,12 @@ class Served:
     provider: str
     credential: str
     attempts: int  # exchanges, the one that answered included
+    provider_key: str | None = None  # id of the customer's own key that paid
 
     @property
     def headers(self) -> dict[str, str]:
         """What the answer says about it."""
-        return {"x-quernel-provider": self.provider, "x-quernel-credential": self.credential}
+        said = {"x-quernel-provider": self.provider, "x-quernel-credential": self.credential}
+        if self.provider_key is not None:
+            said["x-quernel-provider-key"] = self.provider_key
+        return said

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from functions.chat import wire
 from functions.chat.counting import PromptSize, measure, probable_tokens, text_bytes
-from functions.chat.schemas import ModelName
+from functions.chat.schemas import ModelName, PayingCredential
 from functions.core.errors import InvalidRequestError
 from functions.core.request_body import invalid_fields, parse_json
 
@@ -18,7 +18,7 @@ MAX_DIMENSIONS = 65_536  # the model's own limit is checked once it is known
 INPUT_OVERHEAD = 16  # tokens: the marks at a text's beginning and end, and a template's
 
 # Ours to decide, or about the person who asks.
-_OURS = frozenset({"model", "user", "metadata", "safety_identifier"})
+_OURS = frozenset({"credential", "model", "user", "metadata", "safety_identifier"})
 _REFUSED = frozenset({"messages", "truncate_prompt_tokens", "priority", "request_id", "cache_salt"})
 _BRANCHES = frozenset({"str", "list[str]"})
 
@@ -37,6 +37,7 @@ class EmbeddingRequest(BaseModel):
     input: str | Annotated[list[str], Field(min_length=1, max_length=MAX_INPUTS)]
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Annotated[int | None, Field(strict=True, ge=1, le=MAX_DIMENSIONS)] = None
+    credential: PayingCredential | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Embedding:
     is_base64: bool
     size: PromptSize
     passed: str  # the body without its model, as JSON
+    credential: PayingCredential = "auto"
 
     def body(self, upstream_model: str) -> bytes:
         """The body to send."""
@@ -84,6 +86,7 @@ def parse_embedding(body: bytes) -> Embedding:
         is_base64=request.encoding_format == "base64",
         size=_size(texts),
         passed=_passed(payload),
+        credential=request.credential or "auto",
     )
 
 

@@ -74,12 +74,13 @@ class EmbeddingService:
                 served, body = await self._router.ask(
                     _route(ask, meter), lambda leg: _call(ask, leg)
                 )
-            except AnswerCutOffError:
-                meter.finish(_usage(ask.embedding, None), "cancelled", None, model.id)
+            except AnswerCutOffError as error:
+                if error.served is not None:
+                    meter.finish(_usage(ask.embedding, None), "cancelled", None, error.served)
                 raise
             usage = _usage(ask.embedding, body.pop("usage", None))
             text = await _encode(body | {"model": model.id}, usage)
-            meter.finish(usage, "completed", None, model.id)
+            meter.finish(usage, "completed", None, served)
             headers = meter.headers | served.headers
             return answers.with_receipt(text, await meter.closed()), headers
 
@@ -95,6 +96,7 @@ class EmbeddingService:
             p_prompt_estimate=ask.embedding.size.estimate,
             p_inputs=ask.embedding.inputs,
             p_organization=ask.organization,
+            p_credential=ask.embedding.credential,
             p_ip=ask.ip,
             p_user_agent=ask.user_agent,
         )
@@ -103,7 +105,7 @@ class EmbeddingService:
 
 
 def _route(ask: EmbeddingAsk, meter: EmbeddingMeter) -> Route:
-    return Route(meter.candidates, ask.request_id, caller=meter.account_id)
+    return Route(meter.candidates, ask.request_id, caller=meter.account_id, key_uses=meter.key_uses)
 
 
 async def _call(ask: EmbeddingAsk, leg: Leg) -> dict[str, Any]:

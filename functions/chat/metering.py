@@ -21,8 +21,9 @@ from typing import Any, Literal, Self, TypeVar
 
 import anyio
 
-from functions.chat.candidates import Candidate
+from functions.chat.candidates import Candidate, Served
 from functions.chat.counting import Usage
+from functions.chat.own_keys import KeyUses
 from functions.core.database import Database
 from functions.core.errors import QuernelError, rate_limit_headers
 from functions.core.json import Json
@@ -125,6 +126,7 @@ class Meter:
         self._life = _seconds_until(started["deadline"])
         self.candidates = tuple(Candidate.read(row) for row in started["candidates"])
         self.account_id: str = started["account_id"]
+        self.key_uses = KeyUses()
         self.headers = rate_limit_headers(started.get("rate_limit"))
         self.first_token_ms: int | None = None
 
@@ -158,11 +160,12 @@ class Meter:
         usage: Usage,
         outcome: Literal["completed", "cancelled"],
         answer: dict[str, Any] | None,
-        model: str | None = None,
+        served: Served | None = None,
     ) -> None:
         """Charge for the usage, store the answer of the Idempotency-Key.
 
-        `model` is the candidate that answered, at whose prices it is charged; None: the first.
+        `served` says which candidate answered, at whose prices it is charged, and whose key paid;
+        None: the first, with the first credential.
         """
         self._charge(
             p_prompt_tokens=usage.prompt,
@@ -173,7 +176,10 @@ class Meter:
             p_latency_ms=self._elapsed_ms(),
             p_first_token_ms=self.first_token_ms,
             p_answer=answer,
-            p_model=model,
+            p_model=served and served.candidate.id,
+            p_credential=served and served.credential,
+            p_provider_key_id=served and served.provider_key,
+            p_key_uses=self.key_uses.closed(outcome),
         )
 
     def fail(self, error_code: str, *, is_answered: bool = False) -> None:
@@ -185,6 +191,7 @@ class Meter:
             p_error_code=error_code,
             p_latency_ms=self._elapsed_ms(),
             p_is_answered=is_answered,
+            p_key_uses=self.key_uses.closed("failed", error_code),
         )
 
     async def closed(self) -> Receipt | None:

@@ -15,24 +15,27 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from functions.chat.candidates import Candidate, Served
 from functions.chat.counting import Tally
 from functions.chat.credentials import Credential
+from functions.chat.own_keys import KeyUses, Outcome, SealedKey
 from functions.chat.providers import Provider
 from functions.chat.upstream import (
     AnswerCutOffError,
+    OwnKeyError,
     Template,
     UpstreamError,
     choices_of,
     refuse_error_chunk,
 )
-from functions.core.errors import InvalidRequestError, QuernelError
+from functions.core.errors import InvalidRequestError, OperatorError, QuernelError
 from functions.core.logging import log_event
+from functions.provider_keys.vault import Vault
 
 REPEAT_SECONDS = (0.02, 0.12)  # before the same provider is asked again, drawn at random
 
@@ -49,6 +52,7 @@ class Route:
     request_id: str
     caller: str  # tells callers apart, and nothing else
     needs_vision: bool = False
+    key_uses: KeyUses = field(default_factory=KeyUses)  # filled on the way
 
     def able(self) -> list[Candidate]:
         """The candidates that can do it. Raises InvalidRequestError where there is none."""
@@ -66,14 +70,25 @@ class Leg:
     provider: Provider
     credential: Credential
 
+    @property
+    def place(self) -> tuple[str, str | None]:
+        """What cannot be reached where it cannot be."""
+        return self.provider.slug, self.credential.base_url
+
 
 class Router:
     """Asks providers for answers. One per process, since breakers are."""
 
-    def __init__(self, providers: Mapping[str, Provider], seconds: float) -> None:
-        """`seconds` bound all attempts at a request together, until its answer has begun."""
+    def __init__(
+        self, providers: Mapping[str, Provider], seconds: float, vault: Vault | None = None
+    ) -> None:
+        """`seconds` bound all attempts at a request together, until its answer has begun.
+
+        `vault` opens customers' own keys; without one, those who have some are told of a defect.
+        """
         self.providers = providers
         self._seconds = seconds
+        self._vault = vault
 
     async def complete(self, route: Route, template: Template) -> tuple[Served, dict[str, Any]]:
         """An answer in one piece, and who gave it. Raises QuernelError.
@@ -130,11 +145,15 @@ class Router:
     async def _serve(self, route: Route, call: Callable[[Leg], Awaitable[T]]) -> tuple[Served, T]:
         journey = _Journey()
         try:
-            async with asyncio.timeout(self._seconds):
-                for leg in self._legs(route, journey):
+            async with (
+                asyncio.timeout(self._seconds),
+                aclosing(self._legs(route, journey)) as legs,
+            ):
+                async for leg in legs:
                     try:
                         result = await self._try(leg, route.caller, call, journey)
                     except QuernelError as error:
+                        route.key_uses.end(outcome_of(error), error.code)
                         journey.take(leg, error)
                         continue
                     return journey.served(leg), result
@@ -144,15 +163,43 @@ class Router:
             ) from error
         raise journey.error
 
-    def _legs(self, route: Route, journey: _Journey) -> Iterator[Leg]:
+    async def _legs(self, route: Route, journey: _Journey) -> AsyncGenerator[Leg, None]:
         for candidate in route.able():
             provider = self.providers.get(candidate.provider)
             if provider is None:
                 journey.note(not_configured())
-            elif journey.is_worth_trying(candidate):
-                # A key of the customer's own will stand before the platform's.
-                for credential in (provider.platform,):
-                    yield Leg(candidate, provider, credential)
+                continue
+            for kind in candidate.credentials:
+                if kind == "platform":
+                    leg = Leg(candidate, provider, provider.platform)
+                    if journey.is_worth_trying(leg):
+                        yield leg
+                    continue
+                for key in candidate.own_keys:
+                    own = await self._own_leg(candidate, provider, key, journey)
+                    if own is not None and journey.is_worth_trying(own):
+                        route.key_uses.begin(key, candidate.id)
+                        yield own
+
+    async def _own_leg(
+        self, candidate: Candidate, provider: Provider, key: SealedKey, journey: _Journey
+    ) -> Leg | None:
+        """A leg with a key of the customer's own; None where it does not open: others may."""
+        try:
+            return Leg(candidate, provider, await key.open(self._vault))
+        except OperatorError as error:
+            log_event(
+                logger,
+                logging.ERROR,
+                "provider key not opened",
+                provider_key_id=key.id,
+                code=error.operator_code,
+                said=error.operator_message,
+            )
+            journey.note(error)
+        except QuernelError as error:  # the service that has the master key does not answer
+            journey.note(error)
+        return None
 
     async def _try(
         self, leg: Leg, caller: str, call: Callable[[Leg], Awaitable[T]], journey: _Journey
@@ -196,22 +243,22 @@ class _Journey:
         self.error: QuernelError = not_configured()
         self._was_noted = False
         self._window = 0  # tokens; prompts did not fit models with as many
-        self._unreachable: set[str] = set()
+        self._unreachable: set[tuple[str, str | None]] = set()
 
-    def is_worth_trying(self, candidate: Candidate) -> bool:
-        return (
-            candidate.context_length > self._window and candidate.provider not in self._unreachable
-        )
+    def is_worth_trying(self, leg: Leg) -> bool:
+        return leg.candidate.context_length > self._window and leg.place not in self._unreachable
 
     def take(self, leg: Leg, error: QuernelError) -> None:
         """A leg failed. Raises the error where no other leg may be tried."""
         _log_failure(leg.provider.slug, leg.candidate, error, self.attempts)
         if error.code == "context_length_exceeded":
             self._window = max(self._window, leg.candidate.context_length)
+        elif isinstance(error, OwnKeyError):
+            pass  # another key, or credits where they were asked for, may well do better
         elif not isinstance(error, UpstreamError):
             raise error
         elif error.is_connection:
-            self._unreachable.add(leg.provider.slug)
+            self._unreachable.add(leg.place)
         self.note(error)
 
     def note(self, error: QuernelError) -> None:
@@ -223,7 +270,18 @@ class _Journey:
         self._was_noted = True
 
     def served(self, leg: Leg) -> Served:
-        return Served(leg.candidate, leg.provider.slug, leg.credential.kind, self.attempts)
+        return Served(
+            leg.candidate,
+            leg.provider.slug,
+            leg.credential.kind,
+            self.attempts,
+            leg.credential.key_id,
+        )
+
+
+def outcome_of(error: QuernelError) -> Outcome:
+    """What a use of an own key came to that failed with this."""
+    return error.outcome if isinstance(error, OwnKeyError) else "failed"
 
 
 def can_serve(capabilities: Mapping[str, Any], needs_vision: bool) -> bool:

@@ -58,6 +58,11 @@ _IMAGE_MEMBERS: Final = frozenset({"url", "detail"})
 _CACHE_HINT: Final = "prompt_cache_breakpoint"  # OpenAI's clients may set it; it is not sent on
 
 
+PayingCredential = Literal["auto", "own", "platform", "own_first"]
+"""Who pays: one's own key where there is one (auto), only that, only credits, or credits where
+one's own keys fail.
+"""
+
 ModelName = Annotated[str, Field(min_length=1, max_length=MAX_MODEL_NAME)]
 
 
@@ -100,6 +105,7 @@ class CompletionRequest(BaseModel):
     n: Annotated[int | None, Field(strict=True, ge=1, le=MAX_CHOICES)] = None
     top_logprobs: Annotated[int | None, Field(strict=True, ge=0, le=MAX_TOP_LOGPROBS)] = None
     stream: StrictBool | None = None
+    credential: PayingCredential | None = None
     stream_options: dict[str, Any] | None = None
 
 
@@ -116,6 +122,7 @@ class Completion:
     has_images: bool
     size: PromptSize
     fallbacks: tuple[str, ...] = ()  # models that are asked where the first does not answer
+    credential: PayingCredential = "auto"
 
 
 def parse(body: bytes) -> Completion:
@@ -137,6 +144,7 @@ def parse(body: bytes) -> Completion:
         has_images=check_parts(payload["messages"]),
         size=prompt_size(payload),
         fallbacks=tuple(request.models or ()),
+        credential=request.credential or "auto",
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from functions.chat import answers
 from functions.chat.answers import Answer, StreamedAnswer, WholeAnswer
+from functions.chat.candidates import Served
 from functions.chat.counting import Usage
 from functions.chat.idempotency import StoredAnswer, fingerprint, not_stored
 from functions.chat.metering import Background, ClientGoneError, Meter, Replay
@@ -46,6 +47,7 @@ class Ask:
             self.request_id,
             caller=meter.account_id,
             needs_vision=self.completion.has_images,
+            key_uses=meter.key_uses,
         )
 
 
@@ -74,13 +76,14 @@ class ChatService:
             except AnswerCutOffError as error:
                 if error.served is not None:
                     model = error.served.candidate
-                    _charge_so_far(ask, meter, WholeAnswer(ask.completion, model, ask.answer_id))
+                    answer = WholeAnswer(ask.completion, model, ask.answer_id)
+                    _charge_so_far(ask, meter, answer, error.served)
                 raise
             answer = WholeAnswer(ask.completion, served.candidate, ask.answer_id)
             answer.take(body)
             usage = answer.usage(ended=True)
             text = answer.unpaid(usage)
-            _charge(ask, meter, answer, usage)
+            _charge(ask, meter, answer, usage, served)
             headers = meter.headers | served.headers
             return answers.with_receipt(text, await meter.closed()), headers
 
@@ -97,9 +100,11 @@ class ChatService:
             return
         async with meter:
             answer: StreamedAnswer | None = None
+            by: Served | None = None
             try:
                 route = ask.route(meter)
                 async with self.router.stream(route, template) as (served, batches):
+                    by = served
                     sink.headers |= meter.headers | served.headers
                     answer = StreamedAnswer(
                         ask.completion,
@@ -114,12 +119,12 @@ class ChatService:
                             await sink.write(events)
                     answer.end()
             except (asyncio.CancelledError, ClientGoneError, AnswerCutOffError):
-                if answer is not None and answer.tally.produced:
-                    _charge_so_far(ask, meter, answer)
+                if answer is not None and by is not None and answer.tally.produced:
+                    _charge_so_far(ask, meter, answer, by)
                 raise
             usage = answer.usage(ended=True)
             last = answer.unpaid(usage)
-            _charge(ask, meter, answer, usage)
+            _charge(ask, meter, answer, usage, by)
             await sink.write(answer.rest(answers.with_receipt(last, await meter.closed())))
 
     async def quote(self, ask: Ask) -> dict[str, Any]:
@@ -137,20 +142,27 @@ class ChatService:
             p_max_tokens=ask.completion.max_tokens,
             p_choices=ask.completion.choices,
             p_organization=ask.organization,
+            p_credential=ask.completion.credential,
         )
         capabilities = [candidate["capabilities"] for candidate in quote.pop("candidates")]
         if not any(can_serve(one, ask.completion.has_images) for one in capabilities):
             raise no_vision()
         return quote
 
-    async def models(self, caller: Principal) -> list[dict[str, Any]]:
+    async def models(
+        self, caller: Principal, organization: str | None = None
+    ) -> list[dict[str, Any]]:
         """The models a caller may chat with, in OpenAI's shape and with prices."""
-        models = await self._database.rpc("chat_models", **caller.arguments)
+        models = await self._database.rpc(
+            "chat_models", **caller.arguments, p_organization=organization
+        )
         return [{"object": "model"} | model for model in models]
 
-    async def model(self, caller: Principal, model_id: str) -> dict[str, Any]:
+    async def model(
+        self, caller: Principal, model_id: str, organization: str | None = None
+    ) -> dict[str, Any]:
         """One of them. Raises NotFoundError."""
-        for model in await self.models(caller):
+        for model in await self.models(caller, organization):
             if model["id"] == model_id:
                 return model
         raise NotFoundError("model_not_found", "There is no such model.", {"param": "model"})
@@ -176,20 +188,21 @@ class ChatService:
             p_choices=completion.choices,
             p_organization=ask.organization,
             p_stream=completion.streams,
+            p_credential=completion.credential,
             p_ip=ask.ip,
             p_user_agent=ask.user_agent,
             **keyed,
         )
 
 
-def _charge(ask: Ask, meter: Meter, answer: Answer, usage: Usage) -> None:
+def _charge(ask: Ask, meter: Meter, answer: Answer, usage: Usage, served: Served) -> None:
     kept = answer.stored(usage) if ask.idempotency_key else None
-    meter.finish(usage, "completed", kept, answer.model_id)
+    meter.finish(usage, "completed", kept, served)
 
 
-def _charge_so_far(ask: Ask, meter: Meter, answer: Answer) -> None:
+def _charge_so_far(ask: Ask, meter: Meter, answer: Answer, served: Served) -> None:
     kept = not_stored("cancelled") if ask.idempotency_key else None
-    meter.finish(answer.usage(ended=False), "cancelled", kept, answer.model_id)
+    meter.finish(answer.usage(ended=False), "cancelled", kept, served)
 
 
 async def _replay(replay: Replay, sink: Sink) -> None:

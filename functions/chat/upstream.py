@@ -46,6 +46,7 @@ logger = logging.getLogger(__name__)
 _OURS = frozenset(
     {
         "background",
+        "credential",
         "max_completion_tokens",
         "max_tokens",
         "metadata",
@@ -174,7 +175,7 @@ class Template:
     def fill(
         self,
         upstream_model: str,
-        max_tokens: int,
+        max_tokens: int | None,
         *,
         continuous_usage: bool = False,
         limit: str = "max_tokens",
@@ -184,7 +185,9 @@ class Template:
         `continuous_usage` asks for figures with every chunk of a stream, not only with the last;
         `limit` is what the server calls its limit of an answer.
         """
-        decided: dict[str, Json] = {"model": upstream_model, limit: max_tokens}
+        decided: dict[str, Json] = {"model": upstream_model}
+        if max_tokens is not None:
+            decided[limit] = max_tokens
         if self._streams:
             options = {"include_usage": True}
             if continuous_usage:
@@ -203,7 +206,7 @@ class Upstream:
         self._silence = place.timeout_seconds  # longest wait for the next bytes
         self._place = place
 
-    def body(self, template: Template, upstream_model: str, max_tokens: int) -> bytes:
+    def body(self, template: Template, upstream_model: str, max_tokens: int | None) -> bytes:
         """The body of a request, as this server wants it."""
         return template.fill(
             upstream_model,

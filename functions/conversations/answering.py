@@ -18,6 +18,7 @@ from typing import Any
 
 from functions.chat import answers, wire
 from functions.chat.answers import DONE, StreamedAnswer, frame
+from functions.chat.candidates import Served
 from functions.chat.metering import Background, Replay
 from functions.chat.routing import Route, Router
 from functions.chat.schemas import Completion
@@ -153,11 +154,14 @@ class Answering:
                 ask.request_id,
                 caller=meter.account_id,
                 needs_vision=completion.has_images,
+                key_uses=meter.key_uses,
             )
             answer: StreamedAnswer | None = None
+            by: Served | None = None
             said = Said()
             try:
                 async with self._router.stream(route, Template(completion)) as (served, batches):
+                    by = served
                     answer = StreamedAnswer(
                         completion,
                         served.candidate,
@@ -172,20 +176,20 @@ class Answering:
                             job.channel.write(events)
                     answer.end()
             except (asyncio.CancelledError, AnswerCutOffError) as error:
-                if answer is not None and answer.tally.produced:
+                if answer is not None and by is not None and answer.tally.produced:
                     code = "answer_abandoned"
                     if isinstance(error, AnswerCutOffError):
                         code = error.code
                     kept = said.pack() | {"error_code": code}
-                    meter.finish(answer.usage(ended=False), "cancelled", kept, answer.model_id)
+                    meter.finish(answer.usage(ended=False), "cancelled", kept, by)
                 raise
             usage = answer.usage(ended=True)
             last = answer.unpaid(usage)
-            meter.finish(usage, "completed", said.pack(), answer.model_id)
+            meter.finish(usage, "completed", said.pack(), by)
             receipt = await meter.closed()
             message = await meter.kept()
             rest = answer.rest(answers.with_receipt(last, receipt)).removesuffix(frame(DONE))
-            told = usage.as_openai(answer.tally.reported)
+            told = usage.as_openai(answer.tally.reported) | {"credential": by.credential}
             if receipt is not None:
                 told |= {
                     "credits_charged": receipt.charged,

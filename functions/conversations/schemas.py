@@ -12,7 +12,13 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
-from functions.chat.schemas import MAX_MODEL_NAME, MAX_TOKENS, Part, check_parts
+from functions.chat.schemas import (
+    MAX_MODEL_NAME,
+    MAX_TOKENS,
+    Part,
+    PayingCredential,
+    check_parts,
+)
 from functions.core.errors import InvalidRequestError
 from functions.core.json import Json
 
@@ -102,6 +108,7 @@ class MessageRequest(BaseModel):
     regenerate: UUID | None = None
     model: ModelName | None = None
     models: Annotated[list[ModelName], Field(max_length=3)] | None = None
+    credential: PayingCredential | None = None
     stream: StrictBool | None = None
     max_tokens: Annotated[int | None, Field(strict=True, ge=1, le=MAX_TOKENS)] = None
     temperature: Annotated[Number, Field(ge=0, le=2)] | None = None

@@ -121,6 +121,7 @@ def start_arguments(
         "p_max_tokens": request.max_tokens,
         "p_parameters": message.parameters,
         "p_stream": message.streams,
+        "p_credential": request.credential or "auto",
         "p_ip": ip,
         "p_user_agent": user_agent,
     }

@@ -375,13 +375,15 @@ language plpgsql volatile security definer set search_path = ''
 as $$
 begin
   insert into public.user_model_preferences as p (user_id, model_id, last_used_at, use_count)
-  values (p_user_id, p_model_id, now(), 1)
+  select p_user_id, m.id, now(), 1
+  from public.models as m
+  where m.id = p_model_id
   on conflict (user_id, model_id) do update set last_used_at = now(), use_count = p.use_count + 1;
 end
 $$;
 
 comment on function private.note_model_use(uuid, text) is
-'Counts one use of a model by a person. Called where the use is settled.';
+'Counts one use of a model by a person; one of a server of their own is in no catalog, and not counted. Called where the use is settled.';
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- What a fresh installation offers

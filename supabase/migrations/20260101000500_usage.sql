@@ -302,6 +302,9 @@ begin
     first_token_ms = (p_usage ->> 'first_token_ms')::integer,
     finished_at = clock_timestamp()
   where u.id = p_hold.id and u.created_at = p_hold.created_at;
+  if p_hold.terms ? 'own_key_id' then
+    perform private.note_provider_key_uses(p_hold, p_usage);
+  end if;
 end
 $$;
 

@@ -17,7 +17,8 @@ create function backend.embedding_start(
   p_organization text default null,
   p_ip text default null,
   p_user_agent text default null,
-  p_prompt_estimate integer default null
+  p_prompt_estimate integer default null,
+  p_credential text default 'auto'
 ) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
@@ -26,12 +27,13 @@ declare
   v_payer record;
   v_account public.credit_accounts;
   v_model public.models;
-  v_provider text;
+  v_candidate private.candidate;
   v_tokens bigint;
-  v_terms jsonb;
+  v_terms private.chat_terms;
   v_hold private.credit_holds;
   v_placed record;
   v_rate jsonb;
+  v_percent numeric;
 begin
   v_payer := private.payer(v_caller.user_id, v_caller.organization_id, v_caller.api_key_id);
   v_account := v_payer.account;
@@ -42,16 +44,25 @@ begin
   if p_prompt_tokens is null or p_prompt_tokens < 0 or p_prompt_estimate < 0 then
     perform private.fail(400, 'invalid_argument', 'The number of tokens must not be negative.', '{"param": "input"}');
   end if;
-  select mp.slug into v_provider from public.model_providers as mp where mp.id = v_model.provider_id;
+  -- One model, so one candidate; refused where nobody may pay for it.
+  v_candidate := private.payable(v_account, array[v_model], p_credential);
+  v_percent := private.setting('byok_fee_percent')::numeric;
 
   -- The window is that of each input.
   v_tokens := least(p_prompt_tokens, v_model.context_length::bigint * p_inputs);
-  v_terms := jsonb_build_object(
-    'model_id', v_model.id, 'provider', v_provider,
+  v_terms.max_tokens := 0;
+  v_terms.tokens := least(p_prompt_estimate, v_tokens);
+  v_terms.terms := jsonb_build_object(
+    'model_id', v_model.id, 'provider', v_candidate.provider,
     'prompt_price', v_model.prompt_price,
     'cached_prompt_price', coalesce(least(v_model.cached_prompt_price, v_model.prompt_price), v_model.prompt_price),
     'completion_price', 0, 'request_price', v_model.credits_cost,
-    'prompt_tokens', v_tokens, 'choices', 1, 'max_tokens', 0
+    'prompt_tokens', v_tokens, 'choices', 1, 'max_tokens', 0,
+    'own_percent', case when v_candidate.is_own then v_percent end
+  );
+  v_terms.amount := private.token_cost(v_terms.terms, v_tokens, 0, 0);
+  v_terms := private.with_credentials(
+    v_candidate, v_payer.limits, v_terms, ceil(v_terms.amount * v_percent * 10000) / 1000000
   );
 
   -- The same request again, because the answer to its first call was lost on the way: the same hold.
@@ -65,10 +76,15 @@ begin
     perform private.fail(409, 'idempotency_conflict', 'This request has been made before.');
   elsif v_hold.id is null then
     v_placed := private.place_hold(
-      v_account, v_payer.limits, v_caller.user_id, private.token_cost(v_terms, v_tokens, 0, 0),
-      least(p_prompt_estimate, v_tokens), 'embedding:' || p_request_id::text, 'embedding', null, v_terms,
+      v_account, v_payer.limits, v_caller.user_id, v_terms.amount, v_terms.tokens, 'embedding:' || p_request_id::text,
+      'embedding', null,
+      v_terms.terms || case
+        when v_candidate.is_own then jsonb_build_object('own_key_id', v_candidate.own_keys #> '{0,id}') else '{}'
+      end,
       jsonb_build_object(
-        'model_id', v_model.id, 'provider', v_provider, 'ip_address', p_ip, 'user_agent', left(p_user_agent, 400)
+        'model_id', v_model.id, 'provider', v_candidate.provider, 'ip_address', p_ip,
+        'user_agent', left(p_user_agent, 400), 'credential', v_terms.terms #> '{credentials,0}',
+        'provider_key_id', case when v_candidate.is_own then v_candidate.own_keys #> '{0,id}' end
       )
     );
     v_hold := v_placed.hold;
@@ -80,10 +96,7 @@ begin
     'state', 'started',
     'hold_id', v_hold.id,
     'account_id', v_hold.account_id,
-    'candidates', jsonb_build_array(jsonb_build_object(
-      'id', v_model.id, 'upstream_model', v_model.upstream_model, 'provider', v_provider,
-      'context_length', v_model.context_length, 'capabilities', v_model.capabilities
-    )),
+    'candidates', jsonb_build_array(private.candidate_json(v_candidate, v_terms)),
     'held', v_hold.amount,
     'available', v_account.balance - v_account.held,
     'deadline', v_hold.deadline,
@@ -93,9 +106,9 @@ end
 $$;
 
 comment on function backend.embedding_start(
-  uuid, text, integer, integer, uuid, text, text, text, text, integer
-) is 'Before texts are embedded: checks who asks (an API key needs the scope chat) and every limit, fixes the price, holds the bound of their tokens, starts the usage row. The same request again: the same hold.';
+  uuid, text, integer, integer, uuid, text, text, text, text, integer, text
+) is 'Before texts are embedded: checks who asks (an API key needs the scope chat) and every limit, fixes the price, holds the bound of their tokens, starts the usage row. p_credential says who may pay. The same request again: the same hold.';
 
 grant execute on function
-backend.embedding_start(uuid, text, integer, integer, uuid, text, text, text, text, integer)
+backend.embedding_start(uuid, text, integer, integer, uuid, text, text, text, text, integer, text)
 to service_role;

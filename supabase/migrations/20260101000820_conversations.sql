@@ -917,12 +917,18 @@ comment on function private.message_weight(text, jsonb) is
 'Tokens a message has in a prompt, at most and probably, its delimiters included.';
 
 create function private.answer_limit(
-  p_models text[], p_limits private.hold_limits, p_prompt_bound integer, p_prompt_estimate integer, p_wish integer
+  p_account public.credit_accounts,
+  p_limits private.hold_limits,
+  p_models text[],
+  p_credential text,
+  p_prompt_bound integer,
+  p_prompt_estimate integer,
+  p_wish integer
 ) returns integer
 language plpgsql stable security definer set search_path = ''
 as $$
 declare
-  v_model public.models;
+  v_candidate private.candidate;
   v_terms private.chat_terms;
   v_wider private.chat_terms;
   v_limit integer := p_wish;
@@ -930,17 +936,20 @@ declare
     p_limits.available, p_limits.account_budget_left, p_limits.member_budget_left, p_limits.api_key_budget_left
   );
 begin
-  for v_model in
-    select c.* from private.chat_candidates(p_models) as c
+  for v_candidate in
+    select c.*
+    from private.payable(p_account, array(select m from private.chat_candidates(p_models) as m), p_credential) as c
   loop
-    v_terms := private.chat_terms(v_model, p_limits, p_prompt_bound, p_prompt_estimate, null, 1);
-    if v_model.context_length - p_prompt_bound < v_model.default_output_tokens then
+    v_terms := private.candidate_terms(v_candidate, p_limits, p_prompt_bound, p_prompt_estimate, null, 1);
+    if (v_candidate.model).context_length - p_prompt_bound < (v_candidate.model).default_output_tokens then
       -- The bound of a long prompt, in bytes, leaves no window for an answer; what it probably has does.
-      v_wider := private.chat_terms(
-        v_model, p_limits, least(p_prompt_bound::numeric, ceil(p_prompt_estimate * 1.15))::integer, p_prompt_estimate,
-        null, 1
+      v_wider := private.candidate_terms(
+        v_candidate, p_limits, least(p_prompt_bound::numeric, ceil(p_prompt_estimate * 1.15))::integer,
+        p_prompt_estimate, null, 1
       );
-      v_wider := private.chat_terms(v_model, p_limits, p_prompt_bound, p_prompt_estimate, v_wider.max_tokens, 1);
+      v_wider := private.candidate_terms(
+        v_candidate, p_limits, p_prompt_bound, p_prompt_estimate, v_wider.max_tokens, 1
+      );
       if v_wider.amount <= v_room and v_wider.tokens <= coalesce(p_limits.tokens_left, v_wider.tokens) then
         v_terms := v_wider;
       end if;
@@ -951,7 +960,9 @@ begin
 end
 $$;
 
-comment on function private.answer_limit(text[], private.hold_limits, integer, integer, integer) is
+comment on function private.answer_limit(
+  public.credit_accounts, private.hold_limits, text[], text, integer, integer, integer
+) is
 'Tokens of an answer for which none were asked: the wish (an agent''s), as far as every model, its window, the balance, the budgets and the plan allow.';
 
 create function private.branch_context(
@@ -1229,7 +1240,8 @@ create function backend.message_start(
   p_parameters jsonb default '{}',
   p_stream boolean default true,
   p_ip text default null,
-  p_user_agent text default null
+  p_user_agent text default null,
+  p_credential text default 'auto'
 ) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
@@ -1294,12 +1306,12 @@ begin
   v_prompt := private.build_prompt(v_conversation, v_agent, v_message, p_models, p_max_tokens, p_parameters);
   if v_max_tokens is null and v_answer.id is null then
     v_max_tokens := private.answer_limit(
-      v_prompt.models, v_payer.limits, v_prompt.bound, v_prompt.estimate, v_prompt.wish
+      v_payer.account, v_payer.limits, v_prompt.models, p_credential, v_prompt.bound, v_prompt.estimate, v_prompt.wish
     );
   end if;
   v_started := private.chat_hold(
     v_caller, v_payer.account, v_payer.limits, p_request_id, v_prompt.models, v_prompt.bound, v_prompt.estimate,
-    v_max_tokens, 1,
+    v_max_tokens, 1, p_credential,
     jsonb_build_object(
       'resource_type', 'conversation', 'resource_id', p_conversation_id, 'is_streamed', p_stream, 'ip_address', p_ip,
       'user_agent', left(p_user_agent, 400)
@@ -1352,7 +1364,7 @@ end
 $$;
 
 comment on function backend.message_start(
-  uuid, uuid, uuid, text, text, jsonb, uuid, uuid, boolean, uuid, text[], integer, jsonb, boolean, text, text
+  uuid, uuid, uuid, text, text, jsonb, uuid, uuid, boolean, uuid, text[], integer, jsonb, boolean, text, text, text
 ) is 'Before the model is called: checks who may write, stores the user''s message (or takes the one to be answered anew), rebuilds the context within the window, holds the worst case as chat_start does, begins the answer. The same request again: the same rows. A message id that was answered: the answer.';
 
 create function backend.message_finish(
@@ -1365,7 +1377,10 @@ create function backend.message_finish(
   p_latency_ms integer default null,
   p_first_token_ms integer default null,
   p_answer jsonb default '{}',
-  p_model text default null
+  p_model text default null,
+  p_credential text default null,
+  p_provider_key_id uuid default null,
+  p_key_uses jsonb default null
 ) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
@@ -1378,7 +1393,7 @@ declare
 begin
   v_result := backend.chat_finish(
     p_hold_id, p_prompt_tokens, p_completion_tokens, p_cached_tokens, p_outcome, p_usage_source, p_latency_ms,
-    p_first_token_ms, null, p_model
+    p_first_token_ms, null, p_model, p_credential, p_provider_key_id, p_key_uses
   );
   select u.* into v_usage
   from private.credit_holds as h
@@ -1404,11 +1419,15 @@ end
 $$;
 
 comment on function backend.message_finish(
-  uuid, integer, integer, integer, text, text, integer, integer, jsonb, text
+  uuid, integer, integer, integer, text, text, integer, integer, jsonb, text, text, uuid, jsonb
 ) is 'After the model has answered: charges as chat_finish does and keeps the answer (p_answer: content, finish_reason, error_code) with its tokens and credits, in one transaction.';
 
 create function backend.message_fail(
-  p_hold_id uuid, p_error_code text, p_latency_ms integer default null, p_is_answered boolean default false
+  p_hold_id uuid,
+  p_error_code text,
+  p_latency_ms integer default null,
+  p_is_answered boolean default false,
+  p_key_uses jsonb default null
 ) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
@@ -1421,7 +1440,7 @@ begin
   inner join public.profiles as p on p.id = h.user_id
   where h.id = p_hold_id
   for key share of p;
-  v_result := backend.chat_fail(p_hold_id, p_error_code, p_latency_ms, p_is_answered);
+  v_result := backend.chat_fail(p_hold_id, p_error_code, p_latency_ms, p_is_answered, p_key_uses);
   update public.messages as m
   set status = 'failed', error_code = left(coalesce(p_error_code, 'failed'), 100)
   where m.hold_id = p_hold_id and m.status in ('pending', 'streaming');
@@ -1429,7 +1448,7 @@ begin
 end
 $$;
 
-comment on function backend.message_fail(uuid, text, integer, boolean) is
+comment on function backend.message_fail(uuid, text, integer, boolean, jsonb) is
 'The model gave no answer: charges nothing, as chat_fail does, and marks the answer as failed. What the user wrote stays.';
 
 create function backend.messages_sweep(p_limit integer default 500) returns jsonb
@@ -1581,10 +1600,12 @@ comment on function backend.conversation_messages(uuid, uuid, text, integer, uui
 
 grant execute on function
 backend.message_start(
-  uuid, uuid, uuid, text, text, jsonb, uuid, uuid, boolean, uuid, text[], integer, jsonb, boolean, text, text
+  uuid, uuid, uuid, text, text, jsonb, uuid, uuid, boolean, uuid, text[], integer, jsonb, boolean, text, text, text
 ),
-backend.message_finish(uuid, integer, integer, integer, text, text, integer, integer, jsonb, text),
-backend.message_fail(uuid, text, integer, boolean),
+backend.message_finish(
+  uuid, integer, integer, integer, text, text, integer, integer, jsonb, text, text, uuid, jsonb
+),
+backend.message_fail(uuid, text, integer, boolean, jsonb),
 backend.messages_sweep(integer),
 backend.conversation_purge(integer),
 backend.conversation_create(jsonb, uuid, text, text),
