@@ -221,11 +221,12 @@ begin
         (p_organization_id is not null and k.organization_id = p_organization_id)
         or (p_organization_id is null and k.user_id = p_user_id)
       )
-    order by k.priority, k.created_at, k.id
+    -- One without quota is tried after the others: a payment at the provider mends it.
+    order by k.is_valid is false, k.priority, k.created_at, k.id
   loop
     v_is_known := true;
     -- A server that said which models it has is asked for no others.
-    if v_key.is_valid is not false and jsonb_array_length(v_keys) < c_tried and (
+    if v_key.invalid_reason is distinct from 'rejected' and jsonb_array_length(v_keys) < c_tried and (
       v_key.base_url is null or v_key.models = '{}' or p_upstream_model = any (v_key.models)
     ) then
       v_keys := v_keys || private.sealed_provider_key(v_key, p_provider);
@@ -236,4 +237,71 @@ end
 $$;
 
 comment on function private.own_provider_keys(uuid, uuid, uuid, text, text) is
-'The sealed keys that whoever pays (an organization, else a person) has for a provider, in the order in which they are tried, five at most; empty where every one is invalid, null where there is none.';
+'The sealed keys that whoever pays (an organization, else a person) has for a provider, in the order in which they are tried, five at most; empty where every one was rejected, null where there is none.';
+
+create function private.provider_key_found_invalid(p_key public.provider_keys, p_reason text) returns void
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+  update public.provider_keys as k
+  set is_valid = false, invalid_reason = p_reason, last_validated_at = now()
+  where k.id = p_key.id and k.secret_version = p_key.secret_version;
+end
+$$;
+
+comment on function private.provider_key_found_invalid(public.provider_keys, text) is
+'Marks a key that its provider refused (rejected, quota_exceeded) as invalid, unless its secret was replaced since.';
+
+create function private.note_provider_key_uses(p_hold private.credit_holds, p_usage jsonb) returns void
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_uses jsonb := case
+    when jsonb_typeof(p_usage -> 'provider_key_uses') = 'array' then p_usage -> 'provider_key_uses'
+    -- Whoever had the key was lost, and cannot say whether it was used.
+    when p_usage ->> 'status' = 'expired' then jsonb_build_array(jsonb_build_object(
+      'id', p_hold.terms ->> 'own_key_id', 'model', p_hold.terms ->> 'model_id', 'outcome', 'unknown'
+    ))
+    else '[]'
+  end;
+  v_use jsonb;
+  v_key public.provider_keys;
+begin
+  for v_use in
+    select u.value from jsonb_array_elements(v_uses) with ordinality as u (value, place) order by u.place
+  loop
+    -- Those of the account alone, whatever ids were handed in.
+    select k.* into v_key
+    from public.provider_keys as k
+    inner join public.credit_accounts as a
+      on k.user_id is not distinct from a.user_id and k.organization_id is not distinct from a.organization_id
+    where k.id = (v_use ->> 'id')::uuid and a.id = p_hold.account_id;
+    continue when v_key.id is null;
+    insert into public.provider_key_uses (
+      provider_key_id, owner_id, organization_id, user_id, api_key_id, provider, action, model_id, request_id, outcome,
+      error_code
+    )
+    select
+      v_key.id, v_key.user_id, v_key.organization_id, p_hold.user_id, p_hold.api_key_id, mp.slug, p_hold.action,
+      v_use ->> 'model', p_hold.id, v_use ->> 'outcome', v_use ->> 'error_code'
+    from public.model_providers as mp
+    where mp.id = v_key.provider_id;
+    -- Not with every request: a shared key would be the row that all of them wait for.
+    update public.provider_keys as k
+    set last_used_at = now()
+    where k.id = v_key.id and (k.last_used_at is null or k.last_used_at < now() - interval '1 minute');
+    if v_use ->> 'outcome' in ('rejected', 'quota_exceeded')
+      and (v_use ->> 'secret_version')::integer = v_key.secret_version then
+      perform private.provider_key_found_invalid(v_key, v_use ->> 'outcome');
+    elsif v_use ->> 'outcome' = 'completed' and v_key.is_valid is not true
+      and (v_use ->> 'secret_version')::integer = v_key.secret_version then
+      update public.provider_keys as k
+      set is_valid = true, invalid_reason = null, last_validated_at = now()
+      where k.id = v_key.id;
+    end if;
+  end loop;
+end
+$$;
+
+comment on function private.note_provider_key_uses(private.credit_holds, jsonb) is
+'Records what a request has done with own keys: one row for each use, and what that says of the key.';

@@ -25,6 +25,7 @@ from functions.core.auth import Caller
 from functions.core.database import Database
 from functions.core.settings import Settings
 from local.stack import Stack
+from tests.support.provider_keys import vault_of
 
 MODEL = "Qwen2.5-32B-Instruct-AWQ"
 WAIT_SECONDS = 10.0
@@ -243,7 +244,7 @@ async def chat_service(
     """The service on the real database and upstreams; `wrap` stands between it and the database."""
     database = await Database.open(settings)
     async with open_providers(settings) as providers:
-        router = Router(providers, settings.llm_attempts_timeout_seconds)
+        router = Router(providers, settings.llm_attempts_timeout_seconds, vault_of(settings))
         service = ChatService(wrap(database), router)
         try:
             yield service
