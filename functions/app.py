@@ -24,6 +24,7 @@ from functions.core.request_body import invalid_fields
 from functions.core.security_headers import security_headers
 from functions.core.settings import Settings, get_settings
 from functions.notifications import api as notifications
+from functions.provider_keys import api as provider_keys
 
 VERSION = "0.1.0"
 
@@ -46,6 +47,7 @@ ROUTERS = (
     conversations.router,
     billing.router,
     notifications.router,
+    provider_keys.router,
     health.router,
     api_reference.router,
 )

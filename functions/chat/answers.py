@@ -11,7 +11,7 @@ from functions.chat.counting import Tally, Usage
 from functions.chat.idempotency import MAX_STORED_BYTES, StoredAnswer, not_stored
 from functions.chat.metering import EmptyAnswerError, Receipt
 from functions.chat.schemas import MAX_TOKENS, Completion
-from functions.chat.upstream import broken, choices_of, malformed, refuse_error_chunk
+from functions.chat.upstream_errors import broken, choices_of, malformed, refuse_error_chunk
 
 DONE = "[DONE]"
 _HEAD = ("object", "created", "system_fingerprint", "service_tier")

@@ -39,7 +39,7 @@ MAX_ORGANIZATION = 100  # characters of an id or slug
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Make the process's ChatService; at the end wait until every hold is closed."""
     settings: Settings = app.state.settings
-    async with open_providers(settings) as providers:
+    async with open_providers(settings, app.state.safe_client) as providers:
         router = Router(providers, settings.llm_attempts_timeout_seconds, app.state.vault)
         service = ChatService(app.state.database, router)
         app.state.chat = service

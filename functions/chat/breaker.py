@@ -22,7 +22,7 @@ from time import monotonic
 from types import TracebackType
 from typing import Literal, Self
 
-from functions.chat.upstream import UpstreamError
+from functions.chat.upstream_errors import UpstreamError
 from functions.core.logging import log_event
 
 State = Literal["closed", "open", "half_open"]

@@ -29,13 +29,6 @@ class Credential:
     def is_own(self) -> bool:
         return self.kind == "own"
 
-    @property
-    def headers(self) -> dict[str, str]:
-        """What is sent to the provider, and to nobody else."""
-        if self.secret is None:
-            return {}
-        return {"Authorization": f"Bearer {self.secret.get_secret_value()}"}
-
     def strip_from(self, text: str) -> str:
         """What a provider said, without the key."""
         key = "" if self.secret is None else self.secret.get_secret_value()

@@ -16,13 +16,9 @@ from functions.chat.counting import Usage, possible_count
 from functions.chat.embedding_schemas import Embedding
 from functions.chat.metering import Background, Meter, repeat_start
 from functions.chat.routing import Leg, Route, Router
-from functions.chat.upstream import (
-    LONG_BYTES,
-    MAX_ANSWER_BYTES,
-    AnswerCutOffError,
-    malformed,
-    refuse_error_chunk,
-)
+from functions.chat.transports import MAX_ANSWER_BYTES
+from functions.chat.upstream import LONG_BYTES
+from functions.chat.upstream_errors import AnswerCutOffError, malformed, refuse_error_chunk
 from functions.core.auth import Principal
 from functions.core.database import Database
 from functions.core.errors import InvalidRequestError, QuernelError

@@ -6,14 +6,13 @@ goes back with what closes the hold, so that every use leaves its record without
 
 from __future__ import annotations
 
-import base64
 from dataclasses import dataclass, field
 from typing import Any, Literal
-from uuid import UUID
 
 from functions.chat.credentials import Credential
 from functions.core.errors import OperatorError
 from functions.core.json import Json
+from functions.provider_keys.rows import place_of, sealed_of
 from functions.provider_keys.vault import Place, Sealed, Vault
 
 Outcome = Literal["completed", "cancelled", "rejected", "quota_exceeded", "rate_limited", "failed"]
@@ -42,12 +41,7 @@ class SealedKey:
     @classmethod
     def read(cls, row: dict[str, Any]) -> SealedKey:
         """One of `own_keys` of a candidate."""
-        place = Place(UUID(row["id"]), row["owner"], UUID(row["owner_id"]), row["provider"])
-        sealed = Sealed(
-            row["kid"],
-            *(base64.b64decode(row[part]) for part in ("wrapped_key", "nonce", "ciphertext")),
-        )
-        return cls(row["id"], row["secret_version"], row["base_url"], place, sealed)
+        return cls(row["id"], row["secret_version"], row["base_url"], place_of(row), sealed_of(row))
 
     async def open(self, vault: Vault | None) -> Credential:
         """The key, readable. Raises OperatorError where it cannot be opened, UnavailableError."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -23,12 +23,13 @@ from typing import Any, TypeVar
 from functions.chat.candidates import Candidate, Served
 from functions.chat.counting import Tally
 from functions.chat.credentials import Credential
+from functions.chat.options import unsupported
 from functions.chat.own_keys import KeyUses, Outcome, SealedKey
 from functions.chat.providers import Provider
-from functions.chat.upstream import (
+from functions.chat.templates import Template
+from functions.chat.upstream_errors import (
     AnswerCutOffError,
     OwnKeyError,
-    Template,
     UpstreamError,
     choices_of,
     refuse_error_chunk,
@@ -52,14 +53,17 @@ class Route:
     request_id: str
     caller: str  # tells callers apart, and nothing else
     needs_vision: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)  # the request's members
     key_uses: KeyUses = field(default_factory=KeyUses)  # filled on the way
 
     def able(self) -> list[Candidate]:
         """The candidates that can do it. Raises InvalidRequestError where there is none."""
-        able = [one for one in self.candidates if can_serve(one.capabilities, self.needs_vision)]
-        if not able:
-            raise no_vision()
-        return able
+        return [
+            self.candidates[place]
+            for place in able(
+                [one.capabilities for one in self.candidates], self.needs_vision, self.options
+            )
+        ]
 
 
 @dataclass(frozen=True)
@@ -171,6 +175,9 @@ class Router:
                 continue
             for kind in candidate.credentials:
                 if kind == "platform":
+                    if provider.platform is None:
+                        journey.note(not_configured())
+                        continue
                     leg = Leg(candidate, provider, provider.platform)
                     if journey.is_worth_trying(leg):
                         yield leg
@@ -284,16 +291,30 @@ def outcome_of(error: QuernelError) -> Outcome:
     return error.outcome if isinstance(error, OwnKeyError) else "failed"
 
 
-def can_serve(capabilities: Mapping[str, Any], needs_vision: bool) -> bool:
-    """Whether a model takes what a request has."""
-    return not needs_vision or bool(capabilities.get("vision"))
+def able(
+    models: Sequence[Mapping[str, Any]], needs_vision: bool, options: Mapping[str, Any]
+) -> list[int]:
+    """Which of the models, by their capabilities, take what a request has.
+
+    Raises InvalidRequestError, what the first of them cannot do, where none does.
+    """
+    refusals = [refusal(one, needs_vision, options) for one in models]
+    places = [place for place, error in enumerate(refusals) if error is None]
+    first = refusals[0] if refusals else None
+    if not places and first is not None:
+        raise first
+    return places
 
 
-def no_vision() -> InvalidRequestError:
-    """The error where no candidate reads images."""
-    return InvalidRequestError(
-        "unsupported_content", "This model does not read images.", {"param": "messages"}
-    )
+def refusal(
+    capabilities: Mapping[str, Any], needs_vision: bool, options: Mapping[str, Any]
+) -> InvalidRequestError | None:
+    """Why a model does not take a request; None: it does."""
+    if needs_vision and not capabilities.get("vision"):
+        return InvalidRequestError(
+            "unsupported_content", "This model does not read images.", {"param": "messages"}
+        )
+    return unsupported(options, capabilities)
 
 
 def not_configured() -> UpstreamError:

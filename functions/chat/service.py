@@ -12,10 +12,11 @@ from functions.chat.candidates import Served
 from functions.chat.counting import Usage
 from functions.chat.idempotency import StoredAnswer, fingerprint, not_stored
 from functions.chat.metering import Background, ClientGoneError, Meter, Replay
-from functions.chat.routing import Route, Router, can_serve, no_vision
+from functions.chat.routing import Route, Router, able
 from functions.chat.schemas import Completion
 from functions.chat.streaming import Sink
-from functions.chat.upstream import AnswerCutOffError, Template
+from functions.chat.templates import Template
+from functions.chat.upstream_errors import AnswerCutOffError
 from functions.core.auth import Principal
 from functions.core.database import Database
 from functions.core.errors import NotFoundError
@@ -47,6 +48,7 @@ class Ask:
             self.request_id,
             caller=meter.account_id,
             needs_vision=self.completion.has_images,
+            options=self.completion.payload,
             key_uses=meter.key_uses,
         )
 
@@ -145,8 +147,7 @@ class ChatService:
             p_credential=ask.completion.credential,
         )
         capabilities = [candidate["capabilities"] for candidate in quote.pop("candidates")]
-        if not any(can_serve(one, ask.completion.has_images) for one in capabilities):
-            raise no_vision()
+        able(capabilities, ask.completion.has_images, ask.completion.payload)
         return quote
 
     async def models(

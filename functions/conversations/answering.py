@@ -22,7 +22,8 @@ from functions.chat.candidates import Served
 from functions.chat.metering import Background, Replay
 from functions.chat.routing import Route, Router
 from functions.chat.schemas import Completion
-from functions.chat.upstream import AnswerCutOffError, Template
+from functions.chat.templates import Template
+from functions.chat.upstream_errors import AnswerCutOffError
 from functions.conversations.channel import Channel
 from functions.conversations.metering import MessageMeter
 from functions.core.database import Database
@@ -154,6 +155,7 @@ class Answering:
                 ask.request_id,
                 caller=meter.account_id,
                 needs_vision=completion.has_images,
+                options=completion.payload,
                 key_uses=meter.key_uses,
             )
             answer: StreamedAnswer | None = None

@@ -6,7 +6,9 @@ on httpx, and what users name goes through SafeClient (http.py).
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Mapping
+from functools import lru_cache
 
 import aiohttp
 import httpx
@@ -37,12 +39,9 @@ def open_session(
     waiting for a free connection and the whole exchange are the caller's to bound. Needs a running
     event loop.
     """
-    # The certificates that httpx trusts, so that both clients believe the same servers.
-    tls = httpx.create_ssl_context(trust_env=False)
-    tls.set_alpn_protocols(["http/1.1"])
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(
-            limit=max_connections, keepalive_timeout=KEEPALIVE_SECONDS, ssl=tls
+            limit=max_connections, keepalive_timeout=KEEPALIVE_SECONDS, ssl=shared_tls()
         ),
         headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity", **headers},
         timeout=aiohttp.ClientTimeout(
@@ -52,3 +51,14 @@ def open_session(
         auto_decompress=decompress,
         trust_env=False,
     )
+
+
+@lru_cache(maxsize=1)
+def shared_tls() -> ssl.SSLContext:
+    """The certificates that httpx trusts, so that both clients believe the same servers.
+
+    One for all sessions: reading them takes longer than everything else that opens one.
+    """
+    tls = httpx.create_ssl_context(trust_env=False)
+    tls.set_alpn_protocols(["http/1.1"])
+    return tls

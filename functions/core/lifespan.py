@@ -19,6 +19,7 @@ from functions.core.http import SafeClient
 from functions.core.http_session import USER_AGENT
 from functions.core.jwks import KeySet
 from functions.core.settings import STRIPE_API_VERSION, Settings
+from functions.provider_keys.checker import open_key_checker
 from functions.provider_keys.sources import open_master_keys
 from functions.provider_keys.vault import Vault
 
@@ -32,7 +33,9 @@ Lifespan: TypeAlias = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
 def lifespan(settings: Settings) -> Lifespan:
-    """Fill `app.state` with database, vault, stripe, authenticator and safe_client."""
+    """Fill `app.state` with database, vault, key_checker, stripe,
+    authenticator and safe_client.
+    """
 
     @asynccontextmanager
     async def run(app: FastAPI) -> AsyncIterator[None]:
@@ -50,6 +53,9 @@ def lifespan(settings: Settings) -> Lifespan:
             app.state.vault = None if master_keys is None else Vault(master_keys)
             app.state.readiness = Readiness(database)
             app.state.safe_client = safe_client
+            app.state.key_checker = await stack.enter_async_context(
+                open_key_checker(settings, safe_client)
+            )
             app.state.stripe, http_client = open_stripe(settings)
             if http_client is not None:
                 stack.push_async_callback(http_client.close_async)

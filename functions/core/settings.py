@@ -204,6 +204,8 @@ class Settings(BaseSettings):
     # Outgoing webhooks
     webhook_signing_key: OptionalSecret = None
 
+    google_token_url: OptionalUrl = None
+
     # The vault of provider keys: off until there are master keys
     master_keys: MasterKeyTexts = {}
     master_key_current: OptionalText = None
@@ -327,7 +329,14 @@ def _problems(settings: Settings) -> Iterator[str]:
     for name, value in _texts(settings):
         if _PLACEHOLDER.search(value):
             yield f"{_variable(name)} is a placeholder"
-    for name in ("public_url", "supabase_url", "supabase_jwks_url", "llm_url", "stripe_api_base"):
+    for name in (
+        "public_url",
+        "supabase_url",
+        "supabase_jwks_url",
+        "llm_url",
+        "stripe_api_base",
+        "google_token_url",
+    ):
         url: str | None = getattr(settings, name)
         if url is not None and not url.startswith("https://"):
             yield f"{_variable(name)} must be https in {where}"

@@ -139,6 +139,16 @@ CRON_JOBS: Mapping[str, CronJob] = {
         HOUR,
         (Step("usage_addresses_forget", batch=1000),),
     ),
+    "provider_keys_revalidate": CronJob(
+        "Have a worker ask providers about keys that lie idle",
+        HOUR,
+        (Step("provider_keys_revalidate"),),
+    ),
+    "provider_key_uses_purge": CronJob(
+        "Forget what provider keys were used for, past the retention of that",
+        DAY,
+        (Step("provider_key_uses_purge", batch=5000),),
+    ),
     "stripe_reconcile": CronJob(
         "Have a worker compare what Stripe has with what is known of it here",
         DAY,

@@ -192,6 +192,30 @@ TEXTS: Mapping[str, Mapping[Language, Text]] = {
             action="Manage the subscription",
         ),
     },
+    "provider_key_invalid": {
+        "fr": Text(
+            subjects=("{provider} refuse votre clé", "Une de vos clés est refusée"),
+            paragraphs=(
+                "Un fournisseur n’accepte plus une clé que vous avez apportée ; les demandes qui "
+                "l’utilisent sont refusées.",
+                "Fournisseur : {provider}",
+                "La clé se termine par {last_four}.",
+                "Remplacez-la, ou réglez le fournisseur si son crédit est épuisé.",
+            ),
+            action="Gérer les clés",
+        ),
+        "en": Text(
+            subjects=("{provider} does not accept your key", "One of your keys is not accepted"),
+            paragraphs=(
+                "A provider no longer accepts a key that you brought; requests that use it are "
+                "refused.",
+                "Provider: {provider}",
+                "The key ends in {last_four}.",
+                "Replace it, or pay the provider if its credit is used up.",
+            ),
+            action="Manage the keys",
+        ),
+    },
     "usage_threshold": {
         "fr": Text(
             subjects=(

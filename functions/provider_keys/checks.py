@@ -7,12 +7,14 @@ from typing import Literal, Protocol
 
 from pydantic import SecretStr
 
+CheckOutcome = Literal["completed", "rejected", "quota_exceeded", "rate_limited", "failed"]
+
 
 @dataclass(frozen=True)
 class KeyCheck:
     """What a provider said of a key, and nothing that it said in words."""
 
-    outcome: Literal["completed", "rejected", "quota_exceeded", "rate_limited", "failed"]
+    outcome: CheckOutcome
     """`completed`: it takes the key. `rejected`: it does not know it, or refuses it what it is for.
     `quota_exceeded`: it knows it, and nobody has paid. `rate_limited`: it knows it, and is asked
     too often. `failed`: it could not be asked, which says nothing of the key.

@@ -12,6 +12,7 @@ from functions.billing.tasks import (
     reconcile_stripe,
 )
 from functions.notifications.tasks import send_email, send_event
+from functions.provider_keys.tasks import check_idle_key
 from functions.tasks.context import TaskKind
 
 TASK_KINDS: Mapping[str, TaskKind] = {
@@ -19,6 +20,7 @@ TASK_KINDS: Mapping[str, TaskKind] = {
     "auto_top_up": TaskKind(buy_automatic_top_up, timeout_seconds=120),
     "checkout_expire": TaskKind(expire_checkout, timeout_seconds=60),
     "subscription_cancel": TaskKind(cancel_subscription, timeout_seconds=60),
+    "provider_key_check": TaskKind(check_idle_key, timeout_seconds=60),
     "stripe_event": TaskKind(apply_stripe_event, timeout_seconds=60),
     "webhook": TaskKind(send_event, timeout_seconds=60),
     "stripe_reconcile": TaskKind(reconcile_stripe, timeout_seconds=1200),

@@ -45,6 +45,7 @@ insert into private.notification_templates (name, is_transactional, is_email, is
 ('usage_threshold', false, true, true, 'A share of a limit is used up.'),
 ('low_balance', false, true, true, 'Few credits are left.'),
 ('auto_top_up_stopped', true, true, true, 'An automatic top-up was switched off because money was given back.'),
+('provider_key_invalid', true, true, true, 'A provider does not accept a key of the owner''s own.'),
 ('webhook_disabled', true, true, true, 'A webhook endpoint was switched off because it does not answer.'),
 ('ping', false, false, false, 'The owner of a webhook endpoint tries it out.');
 

@@ -41,7 +41,10 @@ create table public.billing_alerts (
   constraint a_user_is_told_of_a_crossing_once unique (user_id, type, key),
   constraint an_organization_is_told_of_a_crossing_once unique (organization_id, type, key),
   constraint type_is_known check (
-    type in ('usage_threshold', 'payment_failed', 'invoice_overdue', 'subscription_expiring', 'low_balance')
+    type in (
+      'usage_threshold', 'payment_failed', 'invoice_overdue', 'subscription_expiring', 'low_balance',
+      'provider_key_invalid'
+    )
   ),
   constraint key_is_not_empty check (length(key) between 1 and 300),
   constraint message_is_not_empty check (length(message) between 1 and 1000),
@@ -53,7 +56,7 @@ comment on table public.billing_alerts is 'What an owner was told about their ac
 comment on column public.billing_alerts.id is 'Identifies the alert.';
 comment on column public.billing_alerts.user_id is 'The user who is told; null for an organization''s.';
 comment on column public.billing_alerts.organization_id is 'The organization whose admins are told; null for a user''s.';
-comment on column public.billing_alerts.type is 'usage_threshold, payment_failed, invoice_overdue, subscription_expiring or low_balance.';
+comment on column public.billing_alerts.type is 'usage_threshold, payment_failed, invoice_overdue, subscription_expiring, low_balance or provider_key_invalid.';
 comment on column public.billing_alerts.key is 'Which crossing it tells of: the same owner, type and key are told once.';
 comment on column public.billing_alerts.threshold is 'What was crossed, in the unit of current_value; null where nothing is counted.';
 comment on column public.billing_alerts.current_value is 'The value that crossed it: credits, tokens, requests, or minor units of money.';
@@ -159,6 +162,12 @@ begin
         when 'trial' then 'La période d''essai se termine le {trial_ends_at}.'
         else 'L''abonnement se termine le {ends_at}.'
       end
+      when 'provider_key_invalid' then case v_kind
+        when 'quota_exceeded' then
+          'Votre clé …{last_four} n''a plus de quota ou de crédit chez {provider}.'
+        else
+          '{provider} refuse votre clé …{last_four}. Remplacez-la, ou faites-la valider à nouveau.'
+      end
     end;
   else
     v_message := case p_type
@@ -182,6 +191,12 @@ begin
       when 'subscription_expiring' then case v_kind
         when 'trial' then 'The trial ends on {trial_ends_at}.'
         else 'The subscription ends on {ends_at}.'
+      end
+      when 'provider_key_invalid' then case v_kind
+        when 'quota_exceeded' then
+          'Your key …{last_four} has no quota or credit left at {provider}.'
+        else
+          '{provider} does not accept your key …{last_four}. Replace it, or have it validated again.'
       end
     end;
   end if;

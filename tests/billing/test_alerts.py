@@ -311,6 +311,10 @@ FACTS: dict[str, list[dict[str, Any]]] = {
         {"reason": "end", "ends_at": "2026-01-31T12:00:00Z"},
         {"reason": "trial", "trial_ends_at": "2026-01-31T12:00:00Z"},
     ],
+    "provider_key_invalid": [
+        {"reason": reason, "provider": "OpenAI", "last_four": "abcd"}
+        for reason in ("rejected", "quota_exceeded")
+    ],
 }
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from functions.chat import breaker as module
 from functions.chat.breaker import Breaker
-from functions.chat.upstream import UpstreamError, broken
+from functions.chat.upstream_errors import UpstreamError, broken
 
 
 class Clock:

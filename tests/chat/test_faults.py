@@ -11,7 +11,7 @@ STATUSES = [
     ("simulate: status=429 retry_after=7", 503, "upstream_rate_limited"),
     ("simulate: status=500", 502, "upstream_error"),
     ("simulate: status=503", 502, "upstream_error"),
-    ("simulate: status=401", 502, "upstream_error"),
+    ("simulate: status=401", 503, "upstream_not_configured"),
     ("simulate: status=404", 502, "upstream_error"),
     ("simulate: status=302", 502, "upstream_error"),
     ("simulate: status=408", 504, "upstream_timeout"),

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import pytest
 from aiohttp import web
 
-from functions.chat import metering, streaming, upstream
+from functions.chat import metering, streaming, transports, upstream
 from functions.chat.counting import Usage
 from functions.chat.idempotency import StoredAnswer
 from functions.chat.metering import ClientGoneError, Meter, Replay
@@ -354,7 +354,7 @@ async def test_a_stream_that_our_limits_cut_off_is_charged_for_what_was_delivere
     events: list[bytes],
 ) -> None:
     [(name, value)] = limit.items()
-    monkeypatch.setattr(upstream, name, value)
+    monkeypatch.setattr(upstream if hasattr(upstream, name) else transports, name, value)
     client = Client()
     async with (
         serve(streams(*events, then=5)) as url,
@@ -378,7 +378,7 @@ async def test_a_stream_that_our_limits_cut_off_is_charged_for_what_was_delivere
 async def test_the_time_that_a_client_takes_is_no_failure_of_the_model_server(
     stack: Stack, payer: Payer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(upstream, "MAX_EXCHANGE_SECONDS", 0.5)
+    monkeypatch.setattr(transports, "MAX_EXCHANGE_SECONDS", 0.5)
     client = Client()
 
     async def dawdle(message: Any) -> None:
@@ -401,7 +401,7 @@ async def test_the_time_that_a_client_takes_is_no_failure_of_the_model_server(
 async def test_an_answer_in_one_piece_that_our_limits_cut_off_is_charged_for_its_prompt(
     stack: Stack, payer: Payer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(upstream, "MAX_ANSWER_BYTES", 20_000)
+    monkeypatch.setattr(transports, "MAX_ANSWER_BYTES", 20_000)
 
     async def handler(_: web.BaseRequest) -> web.Response:
         return web.Response(body=b" " * 30_000)

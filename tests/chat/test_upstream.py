@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from functions.chat import upstream as module
+from functions.chat import transports
 from functions.chat.providers import open_providers, platform_credential
 from functions.chat.schemas import parse
-from functions.chat.upstream import Template, Upstream
+from functions.chat.templates import Template
+from functions.chat.upstream import Upstream
 from functions.core.errors import QuernelError
 from functions.core.settings import ProviderSettings, Settings
 from tests.chat.conftest import body
@@ -86,11 +87,22 @@ async def test_a_refusal_is_passed_on_without_secrets(said: str, shown: str, sha
     assert (error.status, error.code, error.message) == (400, "upstream_rejected", shown)
 
 
-@pytest.mark.parametrize("status", [301, 401, 403, 404, 418, 500, 502, 529])
+@pytest.mark.parametrize("status", [301, 404, 418, 500, 502, 529])
 async def test_our_own_trouble_is_not_explained_to_the_client(status: int) -> None:
     error = await refused(status, {"error": {"message": f"{KEY} at {URL}"}})
     assert (error.status, error.code) == (502, "upstream_error")
     assert error.message == "The model server failed."
+
+
+@pytest.mark.parametrize("status", [401, 402, 403])
+async def test_a_key_of_the_operators_that_does_not_work_is_theirs_to_hear_of(
+    status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    error = await refused(status, {"error": {"message": f"{KEY} at {URL}"}})
+    assert (error.status, error.code) == (503, "upstream_not_configured")
+    assert KEY not in error.message
+    [told] = [one for one in caplog.records if one.levelname == "ERROR"]
+    assert told.getMessage() == "platform key refused"
 
 
 @pytest.mark.parametrize(
@@ -147,7 +159,7 @@ async def test_a_stream_may_end_without_done() -> None:
 async def test_a_body_without_end_is_cut_off(
     piece: bytes, stream: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MAX_ANSWER_BYTES", 3_000_000)
+    monkeypatch.setattr(transports, "MAX_ANSWER_BYTES", 3_000_000)
     left = asyncio.Event()
 
     async def endless(request: web.BaseRequest) -> web.StreamResponse:
@@ -239,7 +251,7 @@ async def test_nobody_listens() -> None:
 
 
 async def test_an_exchange_is_bounded_however_lively(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_EXCHANGE_SECONDS", 0.5)
+    monkeypatch.setattr(transports, "MAX_EXCHANGE_SECONDS", 0.5)
 
     async def dripping(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(HEAD + b"\r\n")

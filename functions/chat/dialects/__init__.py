@@ -1,0 +1,1 @@
+"""How model servers are spoken to: OpenAI's protocol in its variants, and Anthropic's."""
