@@ -1,4 +1,4 @@
-"""The `quernel` command for operators: status, cron jobs, tasks, credits, what was billed, plans.
+"""The `quernel` command for operators: status, cron, tasks, credits, what was billed, plans, keys.
 
 It works on the database that the environment or `.env` names, else on the stack that `make dev`
 runs.
@@ -22,12 +22,14 @@ from functions.billing.reconcile import Reconciler
 from functions.billing.stripe_client import StripeGateway, stripe_client
 from functions.billing.stripe_lists import StripeLists
 from functions.core import json
+from functions.core.console import CommandFailedError, count, fields, table, text
 from functions.core.database import Database
 from functions.core.errors import OperatorError, QuernelError
 from functions.core.json import Json
-from functions.core.settings import Settings, SettingsError, get_operator_settings
+from functions.core.settings import Settings, SettingsError, get_operator_settings, get_settings
 from functions.cron.jobs import CRON_JOBS
 from functions.cron.scheduler import run_now
+from functions.provider_keys.commands import add_key_commands
 from functions.tasks.worker_name import worker_name
 
 Options: TypeAlias = argparse.Namespace
@@ -41,10 +43,6 @@ PAYMENT_PROVIDERS = ("paypal", "wise", "manual")
 
 GRANT_SOURCES = ("compensation", "promotional", "bonus", "adjustment")
 """What an operator may grant; purchases, plans and refunds come from payments."""
-
-
-class CommandFailedError(Exception):
-    """The command was carried out and the result is a failure; the message says which."""
 
 
 # Status -----------------------------------------------------------------------------------------
@@ -280,42 +278,6 @@ def owner(options: Options) -> dict[str, uuid.UUID | None]:
     return {"p_user_id": options.user, "p_organization_id": options.organization}
 
 
-# Output -----------------------------------------------------------------------------------------
-
-
-def fields(record: dict[str, Json]) -> str:
-    """One line per member; members of members are indented."""
-    width = max((len(name) for name in record), default=0)
-    lines = []
-    for name, value in record.items():
-        if isinstance(value, dict):
-            lines += [name, *(f"  {line}" for line in fields(value).splitlines())]
-        else:
-            lines.append(f"{name:<{width}}  {text(value)}".rstrip())
-    return "\n".join(lines)
-
-
-def table(rows: Rows, *columns: str) -> str:
-    """Aligned columns under their names."""
-    if not rows:
-        return "(none)"
-    lines = [list(columns), *([text(row.get(column)) for column in columns] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
-
-
-def text(value: object) -> str:
-    """A value on one line."""
-    if value is None:
-        return "-"
-    if isinstance(value, Decimal):
-        return f"{value.normalize():f}"
-    return " ".join(str(value).split())
-
-
 # Arguments --------------------------------------------------------------------------------------
 
 
@@ -328,13 +290,6 @@ def amount(word: str) -> Decimal:
     if not value.is_finite() or value <= 0:
         raise argparse.ArgumentTypeError("must be a positive number of credits")
     return value
-
-
-def count(word: str) -> int:
-    """A positive whole number. Raises ArgumentTypeError."""
-    if not word.isdecimal() or int(word) == 0:
-        raise argparse.ArgumentTypeError(f"{word!r} is not a positive whole number")
-    return int(word)
 
 
 def minor_units(word: str) -> int:
@@ -445,6 +400,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--before", type=count, metavar="VERSION", help="older than this transaction"
     )
     _add_operator_commands(group, add)
+    add_key_commands(group, add)
     return parser
 
 
@@ -520,7 +476,10 @@ def _add_operator_commands(
 # Running ----------------------------------------------------------------------------------------
 
 
-async def _carry_out(options: Options, settings: Settings) -> Json:
+async def _carry_out(options: Options) -> Json:
+    if getattr(options, "is_offline", False):
+        return await options.action(options, get_settings())
+    settings = get_operator_settings()
     database = await Database.open(settings)
     try:
         return await options.action(options, settings, database)
@@ -546,7 +505,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # What goes wrong is said once, below, and not in log lines as well.
     logging.getLogger("functions").setLevel(logging.CRITICAL)
     try:
-        result = asyncio.run(_carry_out(options, get_operator_settings()))
+        result = asyncio.run(_carry_out(options))
     except SettingsError as error:
         return _fail(options, "invalid_settings", str(error))
     except OperatorError as error:

@@ -135,6 +135,9 @@ class ProviderSettings(BaseModel):
 OWN_PROVIDER = "quernel"
 """Slug of the provider whose server QUERNEL_LLM_URL names."""
 
+MASTER_KEY_BYTES = 32
+"""AES-256 takes no other length."""
+
 Kid = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 MasterKeyTexts = Annotated[dict[Kid, SecretStr], NoDecode, BeforeValidator(_object)]
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=63)]
@@ -204,11 +207,22 @@ class Settings(BaseSettings):
     # Outgoing webhooks
     webhook_signing_key: OptionalSecret = None
 
-    google_token_url: OptionalUrl = None
+    google_oauth_url: OptionalUrl = None
 
     # The vault of provider keys: off until there are master keys
     master_keys: MasterKeyTexts = {}
     master_key_current: OptionalText = None
+    master_key_source: Literal["environment", "aws-kms", "hashicorp-vault"] = "environment"
+    aws_region: OptionalText = None
+    aws_kms_key_id: OptionalText = None
+    aws_kms_endpoint: OptionalUrl = None
+    hashicorp_url: OptionalUrl = None
+    hashicorp_token: OptionalSecret = None
+    hashicorp_mount: Annotated[str, Field(pattern=r"^[\w-]+(/[\w-]+)*$")] = "transit"
+    hashicorp_key_name: Annotated[
+        Annotated[str, Field(pattern=r"^[\w-]+$")] | None, BeforeValidator(_blank_is_none)
+    ] = None
+    hashicorp_namespace: OptionalText = None
 
     # The embedded stack, for commands that are told of no other
     state_dir: OptionalText = None
@@ -335,7 +349,9 @@ def _problems(settings: Settings) -> Iterator[str]:
         "supabase_jwks_url",
         "llm_url",
         "stripe_api_base",
-        "google_token_url",
+        "google_oauth_url",
+        "aws_kms_endpoint",
+        "hashicorp_url",
     ):
         url: str | None = getattr(settings, name)
         if url is not None and not url.startswith("https://"):
@@ -349,6 +365,35 @@ def _problems(settings: Settings) -> Iterator[str]:
         yield f"{_variable('allowed_origins')} must list origins; * allows every site"
     yield from _credential_problems(settings)
     yield from _notification_problems(settings)
+    yield from _vault_problems(settings)
+
+
+def _vault_problems(settings: Settings) -> Iterator[str]:
+    name = _variable("master_keys")
+    if settings.master_keys and settings.master_key_current not in settings.master_keys:
+        yield f"{_variable('master_key_current')} must name one of {name}"
+    for kid, text in settings.master_keys.items():
+        value = text.get_secret_value()
+        if _PLACEHOLDER.search(value):
+            yield f"{name} has a placeholder as the key {kid}"
+        elif settings.master_key_source == "environment" and not _is_master_key(value):
+            yield f"{name} must give {kid} base64 of {MASTER_KEY_BYTES} bytes"
+    if settings.master_key_source == "hashicorp-vault" and None in (
+        settings.hashicorp_url,
+        settings.hashicorp_token,
+        settings.hashicorp_key_name,
+    ):
+        yield (
+            f"{_variable('hashicorp_url')}, {_variable('hashicorp_token')} and "
+            f"{_variable('hashicorp_key_name')} belong together"
+        )
+
+
+def _is_master_key(text: str) -> bool:
+    try:
+        return len(base64.b64decode(text, validate=True)) == MASTER_KEY_BYTES
+    except binascii.Error:
+        return False
 
 
 def _notification_problems(settings: Settings) -> Iterator[str]:

@@ -181,7 +181,7 @@ async def open_key_checker(
         timeout=CHECK_SECONDS,
         headers={"User-Agent": USER_AGENT},
     ) as http:
-        token_url = settings.google_token_url or TOKEN_URL
+        token_url = settings.google_oauth_url or TOKEN_URL
         yield ProviderKeyChecker(settings, safe_client, http, token_url)
 
 

@@ -27,6 +27,13 @@ class MasterKeyMissingError(OperatorError):
         )
 
 
+def unreadable(kid: str, why: str) -> OperatorError:
+    """The error for a master key that is configured and cannot be had."""
+    return OperatorError(
+        "master_key_unreadable", f"The master key {kid[:60]!r} cannot be read: {why}."
+    )
+
+
 class MasterKeys(Protocol):
     """Where master keys are: in the environment, in AWS KMS, or in HashiCorp Vault."""
 

@@ -72,6 +72,11 @@ class Vault:
     def __init__(self, master_keys: MasterKeys) -> None:
         self._master_keys = master_keys
 
+    @property
+    def current_kid(self) -> str:
+        """The master key that wraps from now on."""
+        return self._master_keys.current
+
     async def seal(self, secret: SecretStr, place: Place) -> Sealed:
         """Encrypt under a fresh data key, wrapped by the current master key.
 
