@@ -52,14 +52,14 @@ _OWN_KEY_OUTCOMES: dict[Meaning, OwnKeyOutcome] = {
     Meaning.QUOTA: "quota_exceeded",
     Meaning.RATE: "rate_limited",
 }
-# Code, our words where the provider's would not help, and facts.
-_REQUEST_REFUSALS: dict[Meaning, tuple[str, str, dict[str, str]]] = {
-    Meaning.SAFETY: ("content_refused", "", {"param": "messages"}),
-    Meaning.OPTION: ("upstream_rejected", "", {}),
+# Code, our words where the provider's would not help, and whether it is known what it is about.
+_REQUEST_REFUSALS: dict[Meaning, tuple[str, str, bool]] = {
+    Meaning.SAFETY: ("content_refused", "", True),
+    Meaning.OPTION: ("upstream_rejected", "", False),
     Meaning.CONTEXT: (
         "context_length_exceeded",
         "The messages and the answer's limit do not fit the model's context window.",
-        {"param": "messages"},
+        True,
     ),
 }
 
@@ -177,7 +177,7 @@ async def _refused(reply: Reply, credential: Credential) -> QuernelError:
     except ValueError:
         body = None
     refusal = understand(reply.status, body, reply.headers)
-    shown = _clean(refusal.message, credential)
+    shown = clean(refusal.message, credential)
     log_event(
         logger,
         logging.WARNING,
@@ -190,8 +190,10 @@ async def _refused(reply: Reply, credential: Credential) -> QuernelError:
     return refusal_error(refusal, shown, credential)
 
 
-def refusal_error(refusal: Refusal, shown: str, credential: Credential) -> QuernelError:
-    """Our error for a refusal; `shown` is what was said, cleaned."""
+def refusal_error(
+    refusal: Refusal, shown: str, credential: Credential, param: str = "messages"
+) -> QuernelError:
+    """Our error for a refusal; `shown` is what was said, cleaned, `param` what it is about."""
     meaning = refusal.meaning
     outcome = _OWN_KEY_OUTCOMES.get(meaning) if credential.is_own else None
     if outcome is not None:
@@ -218,11 +220,12 @@ def refusal_error(refusal: Refusal, shown: str, credential: Credential) -> Quern
         return too_slow()
     if meaning not in _REQUEST_REFUSALS:
         return broken("The model server failed.")
-    code, message, facts = _REQUEST_REFUSALS[meaning]
+    code, message, names_it = _REQUEST_REFUSALS[meaning]
+    facts = {"param": param} if names_it else {}
     return QuernelError(code, 400, message or shown or "The model refused.", facts)
 
 
-def _clean(text: str, credential: Credential) -> str:
+def clean(text: str, credential: Credential) -> str:
     """What a model server said, without addresses, keys and control characters."""
     text = credential.strip_from(text)
     text = _SECRET.sub("[key]", _ADDRESS.sub("[address]", _CONTROL.sub(" ", text)))

@@ -28,7 +28,11 @@ class HashicorpTransit:
 
     def __init__(self, settings: Settings) -> None:
         """Raises SettingsError where the address, the token or the key's name is missing."""
-        url, token, key = settings.hashicorp_url, settings.hashicorp_token, settings.hashicorp_key_name
+        url, token, key = (
+            settings.hashicorp_url,
+            settings.hashicorp_token,
+            settings.hashicorp_key_name,
+        )
         if url is None or token is None or key is None:
             raise SettingsError(
                 "QUERNEL_HASHICORP_URL, QUERNEL_HASHICORP_TOKEN and QUERNEL_HASHICORP_KEY_NAME belong "

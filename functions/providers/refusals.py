@@ -94,7 +94,7 @@ _SAFETY_CODES = frozenset(
 )
 _QUOTA_WORDS = re.compile(
     r"credit balance is too low|insufficient (?:credit|funds|balance|quota)"
-    r"|(?:no|out of|used all|enough) (?:available )?credits?|spending limit"
+    r"|(?:no|any|out of|used all|enough|sufficient) (?:available )?credits?|spending limit"
     r"|exceeded your current quota|requires more credits",
     re.IGNORECASE,
 )
@@ -103,7 +103,9 @@ _SAFETY_WORDS = re.compile(
     r"|moderation|flagged|responsible ai|prohibited (?:use|content)|NSFW",
     re.IGNORECASE,
 )
-_KEY_WORDS = re.compile(r"api[ _-]?key (?:not valid|is invalid|not found|expired)", re.IGNORECASE)
+_KEY_WORDS = re.compile(
+    r"api[ _-]?key (?:not valid|is invalid|not found|expired)|incorrect api[ _-]?key", re.IGNORECASE
+)
 _CONTEXT_WORDS = re.compile(
     r"context[ _](length|window)|maximum (context|prompt|input)|longer than the model"
     r"|prompt is too long|input token count|too many tokens",

@@ -1,0 +1,84 @@
+"""What a request asks for, against what a model can do: before anybody is asked.
+
+An image model's capabilities (docs/models.md) list what it takes; what they do not list is refused
+with what would do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from functions.core.errors import InvalidRequestError
+from functions.images.request import ImageRequest
+
+# The member of a request, and the list of a model's capabilities that it is in.
+_LISTED = (
+    ("size", "sizes"),
+    ("aspect_ratio", "aspect_ratios"),
+    ("resolution", "resolutions"),
+    ("quality", "qualities"),
+    ("format", "formats"),
+    ("background", "backgrounds"),
+    ("style", "styles"),
+)
+# The member, and whether the model has it at all.
+_SWITCHED = (("negative_prompt", "negative_prompt"), ("seed", "seed"))
+# The member, and the capability that is its range: [least, most].
+_RANGED = (("guidance", "guidance"), ("steps", "steps"))
+
+
+def require_able(request: ImageRequest, capabilities: Mapping[str, Any]) -> None:
+    """Raise InvalidRequestError for the first thing that the model cannot do.
+
+    `unsupported_parameter` for what it does not have at all, `invalid_argument` for a value out of
+    its range; the facts name the `param` and what is allowed.
+    """
+    _require_prompt(request, capabilities)
+    most = int(capabilities.get("max_outputs", 1))
+    if not 1 <= request.outputs <= most:
+        raise _out_of_range("outputs", minimum=1, maximum=most)
+    for member, capability in _LISTED:
+        value = getattr(request, member)
+        allowed = capabilities.get(capability)
+        if value is None:
+            continue
+        if not allowed:
+            raise _unknown(member)
+        if value not in allowed:
+            raise _out_of_range(member, allowed=list(allowed))
+    for member, capability in _SWITCHED:
+        if getattr(request, member) is not None and capabilities.get(capability) is not True:
+            raise _unknown(member)
+    for member, capability in _RANGED:
+        value, bounds = getattr(request, member), capabilities.get(capability)
+        if value is None:
+            continue
+        if not bounds:
+            raise _unknown(member)
+        if not bounds[0] <= value <= bounds[1]:
+            raise _out_of_range(member, minimum=bounds[0], maximum=bounds[1])
+    known = capabilities.get("options", [])
+    for name in request.options:
+        if name not in known:
+            raise _unknown(f"options.{name}"[:100])
+
+
+def _require_prompt(request: ImageRequest, capabilities: Mapping[str, Any]) -> None:
+    most = capabilities.get("max_prompt_characters")
+    if not request.prompt.strip():
+        raise InvalidRequestError("invalid_argument", "A prompt is required.", {"param": "prompt"})
+    if most is not None and len(request.prompt) > most:
+        raise _out_of_range("prompt", maximum=most)
+
+
+def _unknown(member: str) -> InvalidRequestError:
+    return InvalidRequestError(
+        "unsupported_parameter", f"This model has no {member}.", {"param": member}
+    )
+
+
+def _out_of_range(member: str, **facts: Any) -> InvalidRequestError:
+    return InvalidRequestError(
+        "invalid_argument", f"This model does not take this {member}.", {"param": member} | facts
+    )

@@ -1,0 +1,47 @@
+"""What is asked of a provider of images, and what comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Format = Literal["png", "jpeg", "webp"]
+
+
+@dataclass(frozen=True)
+class ImageRequest:
+    """A request in our words; None leaves a choice to the model."""
+
+    model: str
+    """What the provider calls it."""
+    prompt: str
+    outputs: int = 1
+    size: str | None = None
+    """`WIDTHxHEIGHT` in pixels, for models that are asked for sizes."""
+    aspect_ratio: str | None = None
+    """`16:9`, for models that are asked for shapes."""
+    resolution: str | None = None
+    """`1K`, `2K` or `4K`, beside an aspect ratio."""
+    quality: str | None = None
+    format: Format | None = None
+    background: str | None = None
+    negative_prompt: str | None = None
+    style: str | None = None
+    seed: int | None = None
+    guidance: float | None = None
+    steps: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """What one provider alone understands, by its own names."""
+
+
+@dataclass(frozen=True)
+class GeneratedImage:
+    """An image that has been looked at: its bytes begin like what they say they are."""
+
+    content: bytes = field(repr=False)
+    media_type: str = ""
+    width: int = 0
+    height: int = 0
+    revised_prompt: str | None = None
+    seed: int | None = None
