@@ -38,30 +38,27 @@ def require_able(request: ImageRequest, capabilities: Mapping[str, Any]) -> None
     most = int(capabilities.get("max_outputs", 1))
     if not 1 <= request.outputs <= most:
         raise _out_of_range("outputs", minimum=1, maximum=most)
-    for member, capability in _LISTED:
+    for member, capability in (*_LISTED, *_SWITCHED, *_RANGED):
         value = getattr(request, member)
-        allowed = capabilities.get(capability)
-        if value is None:
-            continue
-        if not allowed:
-            raise _unknown(member)
-        if value not in allowed:
-            raise _out_of_range(member, allowed=list(allowed))
-    for member, capability in _SWITCHED:
-        if getattr(request, member) is not None and capabilities.get(capability) is not True:
-            raise _unknown(member)
-    for member, capability in _RANGED:
-        value, bounds = getattr(request, member), capabilities.get(capability)
-        if value is None:
-            continue
-        if not bounds:
-            raise _unknown(member)
-        if not bounds[0] <= value <= bounds[1]:
-            raise _out_of_range(member, minimum=bounds[0], maximum=bounds[1])
+        if value is not None:
+            _require(member, value, capabilities.get(capability))
     known = capabilities.get("options", [])
     for name in request.options:
         if name not in known:
             raise _unknown(f"options.{name}"[:100])
+
+
+def _require(member: str, value: Any, able: Any) -> None:  # noqa: ANN401 - JSON
+    if not able:
+        raise _unknown(member)
+    if able is True and (member, member) in _SWITCHED:
+        return
+    if (member, member) in _RANGED:
+        least, most = able
+        if not least <= value <= most:
+            raise _out_of_range(member, minimum=least, maximum=most)
+    elif value not in able:
+        raise _out_of_range(member, allowed=list(able))
 
 
 def _require_prompt(request: ImageRequest, capabilities: Mapping[str, Any]) -> None:

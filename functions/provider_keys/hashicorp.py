@@ -35,8 +35,8 @@ class HashicorpTransit:
         )
         if url is None or token is None or key is None:
             raise SettingsError(
-                "QUERNEL_HASHICORP_URL, QUERNEL_HASHICORP_TOKEN and QUERNEL_HASHICORP_KEY_NAME belong "
-                "together"
+                "QUERNEL_HASHICORP_URL, QUERNEL_HASHICORP_TOKEN and "
+                "QUERNEL_HASHICORP_KEY_NAME belong together"
             )
         self._url = f"{url}/v1/{settings.hashicorp_mount}"
         self._key = key

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Protocol
@@ -144,6 +144,14 @@ async def fetched(means: Means, url: object) -> bytes:
 def no_image() -> QuernelError:
     """The error for a success without an image."""
     return broken("The provider answered without an image.")
+
+
+def those_made(results: Sequence[GeneratedImage | BaseException]) -> list[GeneratedImage]:
+    """The images of several calls; the first error where there is none."""
+    images = [one for one in results if isinstance(one, GeneratedImage)]
+    if not images:
+        raise next((one for one in results if isinstance(one, BaseException)), no_image())
+    return images
 
 
 def given(**members: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 
 from functions.chat.credentials import Credential
-from functions.images.adapters.base import Means, content_refused, given, no_image, post
+from functions.images.adapters.base import Means, content_refused, given, no_image, post, those_made
 from functions.images.request import GeneratedImage, ImageRequest
 from functions.providers.definitions import DEFINITIONS
 
@@ -22,15 +22,12 @@ class StabilityImages:
     async def generate(
         self, means: Means, base_url: str, request: ImageRequest, credential: Credential
     ) -> list[GeneratedImage]:
-        # Fewer than were asked for where some are refused, which the first error stands for.
-        made = await asyncio.gather(
-            *(_one(means, base_url, request, credential, n) for n in range(request.outputs)),
-            return_exceptions=True,
+        return those_made(
+            await asyncio.gather(
+                *(_one(means, base_url, request, credential, n) for n in range(request.outputs)),
+                return_exceptions=True,
+            )
         )
-        images = [one for one in made if isinstance(one, GeneratedImage)]
-        if not images:
-            raise next(one for one in made if isinstance(one, BaseException))
-        return images
 
 
 async def _one(

@@ -25,6 +25,7 @@ from functions.images.adapters.base import (
     no_image,
     post,
     refused,
+    those_made,
 )
 from functions.images.request import GeneratedImage, ImageRequest
 from functions.providers.google_tokens import ServiceAccount, ask_for_token
@@ -43,22 +44,22 @@ class VertexImages:
             raise no_image()
         account = ServiceAccount.read(credential.secret)
         headers = {"Authorization": f"Bearer {await _token(means, account, credential)}"}
-        models = (
-            f"{base_url}/projects/{account.project}/locations/{LOCATION}/publishers/google/models"
-        )
-        model = f"{models}/{request.model}"
+        place = f"{base_url}/projects/{account.project}/locations/{LOCATION}"
+        model = f"{place}/publishers/google/models/{request.model}"
         if request.model.startswith("imagen"):
             body = await post(
                 means, f"{model}:predict", credential, headers, json=_imagen_body(request)
             )
             return _imagen_images(json_of(body), credential)
-        answers = await asyncio.gather(
-            *(
-                post(means, f"{model}:generateContent", credential, headers, json=_body(request))
-                for _ in range(request.outputs)
-            )
+
+        async def one() -> GeneratedImage:
+            url = f"{model}:generateContent"
+            answer = await post(means, url, credential, headers, json=_body(request))
+            return _gemini_image(json_of(answer), credential)
+
+        return those_made(
+            await asyncio.gather(*(one() for _ in range(request.outputs)), return_exceptions=True)
         )
-        return [_gemini_image(json_of(answer), credential) for answer in answers]
 
 
 async def _token(means: Means, account: ServiceAccount, credential: Credential) -> str:
