@@ -44,6 +44,9 @@ _NEEDS: tuple[tuple[str, str, Callable[[Payload], bool]], ...] = (
     ("logit_bias", "logit_bias", _given("logit_bias", {})),
     ("seed", "seed", _given("seed")),
     ("stop", "stop", _given("stop", [])),
+    ("temperature", "sampling", _given("temperature", 1)),
+    ("top_p", "sampling", _given("top_p", 1)),
+    ("top_k", "sampling", _given("top_k")),
     ("presence_penalty", "penalties", _given("presence_penalty", 0)),
     ("frequency_penalty", "penalties", _given("frequency_penalty", 0)),
 )

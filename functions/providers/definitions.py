@@ -18,8 +18,8 @@ from functions.core.settings import Settings
 OWN_SERVER = "openai-compatible"
 """Slug of the provider that stands for servers of customers' own."""
 
-ANTHROPIC_VERSION = "2023-06-01"
-"""https://platform.claude.com/docs/en/api/versioning"""
+ANTHROPIC_VERSION = "2026-10-21"
+"""That of its library 2.14; https://platform.claude.com/docs/en/api/versioning"""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Definition:
 
     slug: str
     base_url: str
-    key_header: Literal["Authorization", "x-api-key", "x-goog-api-key"] = "Authorization"
+    key_header: Literal["Authorization", "x-goog-api-key"] = "Authorization"
     headers: Mapping[str, str] = field(default_factory=dict)
     """Sent with every request."""
 
@@ -53,7 +53,6 @@ DEFINITIONS: Mapping[str, Definition] = {
         Definition(
             "anthropic",
             "https://api.anthropic.com/v1",
-            key_header="x-api-key",
             headers={"anthropic-version": ANTHROPIC_VERSION},
         ),
         Definition("mistral", "https://api.mistral.ai/v1"),

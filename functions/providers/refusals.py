@@ -229,7 +229,7 @@ def _text(value: object) -> str:
     if isinstance(value, list):
         return " ".join(filter(None, map(_text, value)))
     if isinstance(value, dict):  # Mistral and Replicate say which field is wrong
-        return _text(value.get("msg") or value.get("message"))
+        return _text(value.get("msg") or value.get("message") or value.get("detail"))
     return ""
 
 

@@ -1033,6 +1033,7 @@ create type private.prompt as (
 comment on type private.prompt is 'What a model is asked: which models may answer, how many tokens an agent wishes for, parameters, the messages and what they weigh.';
 
 create function private.build_prompt(
+  p_caller private.caller,
   p_conversation public.conversations,
   p_agent public.agents,
   p_message public.messages,
@@ -1052,6 +1053,7 @@ declare
   v_default integer;
   v_most integer;
   v_sees boolean;
+  v_samples boolean;
   v_answer integer;
   v_branch record;
 begin
@@ -1072,16 +1074,26 @@ begin
     perform private.fail(404, 'model_not_found', 'There is no default model; name one.', '{"param": "model"}');
   end if;
   select min(c.context_length), min(c.default_output_tokens), min(c.max_output_tokens),
-    bool_and(c.capabilities -> 'vision' is not distinct from 'true')
-  into v_window, v_default, v_most, v_sees
+    bool_and(c.capabilities -> 'vision' is not distinct from 'true'),
+    bool_and(c.capabilities -> 'sampling' is distinct from 'false')
+  into v_window, v_default, v_most, v_sees, v_samples
   from private.chat_candidates(v_prompt.models) as c;
+  if p_agent.system_prompt <> '' and v_prompt.models && array(
+    select m.name from unnest(v_prompt.models) as m (name) where m.name like 'openai-compatible/%'
+  ) and not private.edits_agent(p_caller, p_agent) then
+    -- The server would be told what is shown to nobody but the agent's author.
+    perform private.fail(400, 'own_server_not_allowed', 'A server of your own is not asked in the place of somebody else''s agent.',
+      '{"param": "model"}');
+  end if;
   if p_message.parts is not null and not v_sees then
     perform private.fail(400, 'unsupported_content', 'This model does not read images.', '{"param": "content"}');
   end if;
 
   v_prompt.parameters := p_parameters;
   if p_agent.id is not null then
-    v_prompt.parameters := jsonb_build_object('temperature', p_agent.temperature) || p_parameters;
+    if v_samples then
+      v_prompt.parameters := jsonb_build_object('temperature', p_agent.temperature) || p_parameters;
+    end if;
     v_prompt.wish := least(p_agent.max_tokens, v_most);
   end if;
 
@@ -1119,7 +1131,7 @@ end
 $$;
 
 comment on function private.build_prompt(
-  public.conversations, public.agents, public.messages, text[], integer, jsonb
+  private.caller, public.conversations, public.agents, public.messages, text[], integer, jsonb
 ) is 'What a message asks of which model: the system prompt (the agent''s, else the conversation''s), as much of the branch as fits, and the message. 400 context_length_exceeded where the message alone does not fit.';
 
 -- ---------------------------------------------------------------------------------------------------------------
@@ -1303,7 +1315,9 @@ begin
     );
   end if;
 
-  v_prompt := private.build_prompt(v_conversation, v_agent, v_message, p_models, p_max_tokens, p_parameters);
+  v_prompt := private.build_prompt(
+    v_caller, v_conversation, v_agent, v_message, p_models, p_max_tokens, p_parameters
+  );
   if v_max_tokens is null and v_answer.id is null then
     v_max_tokens := private.answer_limit(
       v_payer.account, v_payer.limits, v_prompt.models, p_credential, v_prompt.bound, v_prompt.estimate, v_prompt.wish

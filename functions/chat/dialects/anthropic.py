@@ -27,8 +27,9 @@ _FINISH_REASONS = {
     "refusal": "content_filter",
 }
 _DATA_URL = re.compile(r"data:(image/(?:png|jpeg|gif|webp));base64,([A-Za-z0-9+/=]+)", re.DOTALL)
-# Members of the same name and meaning in both, and Anthropic's own.
-_PASSED = ("temperature", "top_p", "top_k", "thinking")
+# Members of the same name and meaning in both, and Anthropic's own; what they are when nobody says
+# anything is not said, because its newer models take no sampling parameters at all.
+_PASSED = {"temperature": 1, "top_p": 1, "top_k": None, "thinking": None}
 _OVERLOADED = "overloaded_error"
 
 
@@ -48,8 +49,8 @@ class AnthropicDialect:
         }
         if system:
             body["system"] = system
-        for name in _PASSED:
-            if asked.get(name) is not None:
+        for name, usual in _PASSED.items():
+            if asked.get(name) not in (None, usual):
                 body[name] = asked[name]
         if asked.get("stop") is not None:
             stop = asked["stop"]
@@ -210,13 +211,14 @@ def _blocks(content: object) -> list[Object]:
 
 def _block(part: Object) -> Object:
     if part.get("type") == "image_url":
-        url = part["image_url"]["url"]
-        data = _DATA_URL.fullmatch(url)
-        source = (
-            {"type": "base64", "media_type": data[1], "data": data[2]}
-            if data
-            else {"type": "url", "url": url}
-        )
+        data = _DATA_URL.fullmatch(part["image_url"]["url"])
+        if data is None:
+            raise InvalidRequestError(
+                "unsupported_content",
+                "This model reads PNG, JPEG, GIF and WebP, inline in base64.",
+                {"param": "messages"},
+            )
+        source = {"type": "base64", "media_type": data[1], "data": data[2]}
         return {"type": "image", "source": source}
     return {"type": "text", "text": part.get("text") or part.get("refusal") or ""}
 
