@@ -250,6 +250,7 @@ async def test_there_is_an_end_to_keys(desk: Desk, new_person: NewPerson) -> Non
     )
     body = {"provider": "openai", "api_key": desk.double.new_key()}
     refused(await desk.ask(person, "POST", body=body), 409, "provider_key_limit_reached")
+    desk.rows("delete from public.provider_keys where user_id = %s returning id", person.id)
 
 
 async def test_a_secret_that_was_replaced_meanwhile_is_not_overwritten(
