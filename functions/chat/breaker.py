@@ -33,6 +33,9 @@ SHARE = 0.5  # of them
 MOST_SECONDS = 120.0  # open at once, however often probes failed
 MOST_BUSY_SECONDS = 60.0  # a provider that asks for more is asked again after this
 PROBE_SECONDS = 1.0  # what others are told to wait while a probe is under way
+# What says something of the operator's key and its limits, and nothing of whether the provider
+# works: customers go on with keys of their own.
+_ABOUT_OUR_KEY = frozenset({"upstream_rate_limited", "upstream_not_configured"})
 
 logger = logging.getLogger(__name__)
 
@@ -72,10 +75,14 @@ class Breaker:
             return "closed"
         return "open" if self._clock() < self._open_until else "half_open"
 
-    def admit(self) -> Passage:
-        """Let a request through. Raises UpstreamError (503, retry_after) while there is no way."""
+    def admit(self, *, is_own: bool = False) -> Passage:
+        """Let a request through. Raises UpstreamError (503, retry_after) while there is no way.
+
+        With a key of the customer's own (`is_own`), it does not matter that the provider has had
+        enough of ours.
+        """
         now = self._clock()
-        if now < self._busy_until:
+        if now < self._busy_until and not is_own:
             raise _skipped(
                 "upstream_rate_limited",
                 "The model server is busy. Try again later.",
@@ -108,7 +115,7 @@ class Breaker:
         if error.busy_seconds is not None:
             self._busy_until = now + min(error.busy_seconds, MOST_BUSY_SECONDS)
             return
-        if error.code == "upstream_rate_limited":
+        if error.code in _ABOUT_OUR_KEY:
             return
         culprit = None if error.is_connection else caller
         self._outcomes.append(_Outcome(now, is_failure=True, caller=culprit))

@@ -52,12 +52,14 @@ _OWN_KEY_OUTCOMES: dict[Meaning, OwnKeyOutcome] = {
     Meaning.QUOTA: "quota_exceeded",
     Meaning.RATE: "rate_limited",
 }
-# Code, our words where the provider's would not help, and whether it is known what it is about.
-_REQUEST_REFUSALS: dict[Meaning, tuple[str, str, bool]] = {
-    Meaning.SAFETY: ("content_refused", "", True),
-    Meaning.OPTION: ("upstream_rejected", "", False),
+# Code, status, our words where the provider's would not help, and whether it is known what it is
+# about.
+_REQUEST_REFUSALS: dict[Meaning, tuple[str, int, str, bool]] = {
+    Meaning.SAFETY: ("content_refused", 400, "", True),
+    Meaning.OPTION: ("upstream_rejected", 400, "", False),
     Meaning.CONTEXT: (
         "context_length_exceeded",
+        400,
         "The messages and the answer's limit do not fit the model's context window.",
         True,
     ),
@@ -220,9 +222,9 @@ def refusal_error(
         return too_slow()
     if meaning not in _REQUEST_REFUSALS:
         return broken("The model server failed.")
-    code, message, names_it = _REQUEST_REFUSALS[meaning]
+    code, status, message, names_it = _REQUEST_REFUSALS[meaning]
     facts = {"param": param} if names_it else {}
-    return QuernelError(code, 400, message or shown or "The model refused.", facts)
+    return QuernelError(code, status, message or shown or "The model refused.", facts)
 
 
 def clean(text: str, credential: Credential) -> str:

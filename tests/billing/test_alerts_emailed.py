@@ -60,6 +60,25 @@ def invoice_overdue(subscribers: Subscribers, user: User) -> dict[str, str]:
     return {"number": number} | scan(subscribers.shop, due)
 
 
+def provider_key_invalid(subscribers: Subscribers, user: User) -> dict[str, str]:
+    key_id = str(uuid.uuid4())
+    sealed = {"kid": "probe", "nonce": "AAAAAAAAAAAAAAAA", "wrapped_key": "A" * 80}
+    subscribers.shop.service.rpc(
+        "provider_key_add",
+        p_user_id=user.id,
+        p_id=key_id,
+        p_provider="mistral",
+        p_name="a key",
+        p_last_four="x7Qf",
+        p_sealed=sealed | {"ciphertext": "A" * 80},
+        p_outcome="completed",
+    )
+    subscribers.shop.service.rpc(
+        "provider_key_checked", p_id=key_id, p_secret_version=1, p_outcome="rejected"
+    )
+    return {}
+
+
 def subscription_expiring(subscribers: Subscribers, user: User) -> dict[str, str]:
     until = datetime.now(UTC) + timedelta(days=3)
     subscribers.shop.service.rpc(
@@ -118,6 +137,13 @@ ALERTS: dict[str, tuple[Cause, dict[str, tuple[str, list[str]]]]] = {
                 "La facture {number} est en retard",
                 [f"Montant : 290,00{NO_BREAK}€", "à régler avant le", "{year}"],
             ),
+        },
+    ),
+    "provider_key_invalid": (
+        provider_key_invalid,
+        {
+            "en": ("Mistral AI does not accept your key", ["The key ends in x7Qf.", "Replace it"]),
+            "fr": ("Mistral AI refuse votre clé", ["La clé se termine par x7Qf.", "Remplacez-la"]),
         },
     ),
     "subscription_expiring": (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -132,7 +133,11 @@ async def outcome_of(case: Case, bench: Bench, *, stream: bool) -> Answered | Qu
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
-async def test_who_pays(case: Case, stream: bool, bench: Bench) -> None:
+async def test_who_pays(
+    case: Case, stream: bool, bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, logger="functions")
     key_id = None
     if case.own_key == "marked invalid":
         key_id = await bench.bring("rejected", is_valid=False, invalid_reason="rejected")
@@ -152,6 +157,8 @@ async def test_who_pays(case: Case, stream: bool, bench: Bench) -> None:
     check_answer(case, bench, got, key_id, own_key)
     check_books(case, bench, key_id, is_tried=is_tried)
     check_uses(case, bench, key_id, is_tried=is_tried)
+    logged = caplog.text + "".join(str(vars(record)) for record in caplog.records)
+    assert not any(key in logged for key in bench.provider.keys)
 
 
 def check_answer(
@@ -273,12 +280,33 @@ async def test_a_replaced_secret_is_not_blamed_for_the_old_one(bench: Bench) -> 
     assert [use["outcome"] for use in bench.uses()] == ["rejected"]
 
 
+@pytest.mark.parametrize("treatment", ["limited", "rejected", "out of quota"])
+async def test_trouble_with_the_operators_key_is_nobody_elses(
+    stack: Stack, new_payer: NewPayer, treatment: str
+) -> None:
+    """Customers with keys of their own go on where the platform's is refused or limited."""
+    strangers = [new_payer(), new_payer()]
+    payer = new_payer()
+    async with keyed_provider(payer.connection) as provider:
+        provider.keys[provider.platform_key] = treatment
+        settings = settings_of(stack, providers=provider.providers, breaker_failures=2)
+        async with chat_service(settings) as service:
+            for stranger in strangers * 3:
+                with pytest.raises(QuernelError) as caught:
+                    await answer(service, stranger, "hi", model=provider.model, max_tokens=9)
+                assert caught.value.status == 503
+            bench = Bench(payer, provider, service, stack)
+            await bench.bring("good")
+            assert (await bench.ask()).who == (provider.slug, "own")
+
+
 # An own key that does not open --------------------------------------------------------------------
 
 
 async def test_a_key_whose_master_key_is_gone_is_the_operators_and_no_other_suffers(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.DEBUG, logger="functions")
     broken = await bench.bring("good", priority=1)
     bench.payer.connection.execute(
         "update private.provider_key_secrets set kid = 'lost' where provider_key_id = %s", [broken]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -98,6 +99,7 @@ async def test_our_own_trouble_is_not_explained_to_the_client(status: int) -> No
 async def test_a_key_of_the_operators_that_does_not_work_is_theirs_to_hear_of(
     status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.DEBUG, logger="functions")
     error = await refused(status, {"error": {"message": f"{KEY} at {URL}"}})
     assert (error.status, error.code) == (503, "upstream_not_configured")
     assert KEY not in error.message

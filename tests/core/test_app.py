@@ -292,7 +292,11 @@ async def test_without_stripe_the_webhook_is_not_there(client: httpx.AsyncClient
 
 async def test_state_holds_what_domains_need(app: FastAPI) -> None:
     assert app.state.settings is SETTINGS
-    assert app.state.chat.router.providers == {}
+    providers = app.state.chat.router.providers
+    assert {"openai", "anthropic", "openai-compatible"} <= providers.keys()
+    assert all(provider.platform is None for provider in providers.values())
+    assert app.state.vault is None
+    assert app.state.key_checker is not None
     assert app.state.stripe is None
     assert isinstance(app.state.authenticator, Authenticator)
     kinds = [type(verifier) for verifier in app.state.authenticator._verifiers]
@@ -305,7 +309,9 @@ async def test_clients_are_closed_with_the_app() -> None:
     )
     app = create_app(settings)
     async with app.router.lifespan_context(app):
-        client = app.state.chat.router.providers["quernel"].upstream._client
+        transport = app.state.chat.router.providers["quernel"].upstream._transport
+        assert transport._session is None  # until somebody asks
+        client = transport._client()
         assert not client.closed
     assert client.closed
 
@@ -338,6 +344,7 @@ SAY_IT_ALL_BY_THEIR_PATH = {
     ("/billing/subscriptions/{subscription_id}/resume", "post"),
     ("/notifications/webhooks/{endpoint_id}/rotate-secret", "post"),
     ("/notifications/webhooks/{endpoint_id}/test", "post"),
+    ("/provider-keys/{key_id}/validate", "post"),
 }
 
 

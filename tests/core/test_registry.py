@@ -205,6 +205,10 @@ def codes_in_python() -> set[tuple[str, int]]:
     found = {(code, status) for status, (code, _) in errors._BY_STATUS.items()}
     for _, tree in trees():
         for node in ast.walk(tree):
+            if isinstance(node, ast.Tuple):
+                found |= codes_of_a_table(node)
+            if isinstance(node, ast.ClassDef):
+                found |= codes_of_a_kind(node)
             if not isinstance(node, ast.Call) or not node.args:
                 continue
             name, first = called_name(node), node.args[0]
@@ -219,6 +223,31 @@ def codes_in_python() -> set[tuple[str, int]]:
                 statuses = [n.value for n in ast.walk(second) if isinstance(n, ast.Constant)]
                 found |= {(first.value, status) for status in statuses if isinstance(status, int)}
     return found
+
+
+def codes_of_a_kind(kind: ast.ClassDef) -> set[tuple[str, int]]:
+    """The code that a kind of error with a status of its own gives to its base."""
+    base = kind.bases[0].id if kind.bases and isinstance(kind.bases[0], ast.Name) else ""
+    if base not in STATUSES:
+        return set()
+    return {
+        (node.args[0].value, STATUSES[base])
+        for node in ast.walk(kind)
+        if isinstance(node, ast.Call)
+        and called_name(node) == "__init__"
+        and node.args
+        and isinstance(node.args[0], ast.Constant)
+        and isinstance(node.args[0].value, str)
+    }
+
+
+def codes_of_a_table(row: ast.Tuple) -> set[tuple[str, int]]:
+    """A code and its status at the beginning of a row."""
+    values = [part.value for part in row.elts[:2] if isinstance(part, ast.Constant)]
+    match values:
+        case [str(code), int(status)] if 400 <= status < 600 and re.fullmatch(r"[a-z_]+", code):
+            return {(code, status)}
+    return set()
 
 
 FAIL = re.compile(r"private\.fail\(\s*(\d{3}),\s*'([a-z_]+)'(\s*\|\|)?")
@@ -238,7 +267,7 @@ def codes_in_migrations() -> tuple[set[tuple[str, int]], set[str]]:
 
 def documented() -> set[tuple[str, int]]:
     rows = re.findall(
-        r"^\| `([a-z_]+)` \| ([0-9, ]+) \| .+ \| .+ \|$",
+        r"^\| `([a-z0-9_]+)` \| ([0-9, ]+) \| .+ \| .+ \|$",
         (ROOT / "docs" / "errors.md").read_text(),
         re.MULTILINE,
     )

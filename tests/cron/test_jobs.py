@@ -60,6 +60,8 @@ async def test_intervals_are_those_the_product_promises() -> None:
         "alerts_purge": 86_400,
         "usage_partitions": 86_400,
         "usage_addresses": 3600,
+        "provider_keys_revalidate": 3600,
+        "provider_key_uses_purge": 86_400,
         "stripe_reconcile": 86_400,
         "task_purge": 86_400,
     }
