@@ -1,8 +1,8 @@
 """Measures the ledger and the chat route on a stack of its own, and checks the books afterwards.
 
 Every figure stands beside one measured in the same run: the ledger beside the least that could be
-called one, the chat route beside the same upstream asked directly. `make bench ARGS=chat` leaves
-the ledger out, `ARGS=ledger` the chat route.
+called one, the chat route beside the same upstream asked directly, own keys beside the operator's.
+`make bench ARGS=chat`, `ledger` or `byok` measures that alone.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from local.errors import StackError
 from local.paths import ROOT, state_dir
 from local.stack import Stack
 from tests.bench.books import report_checks
+from tests.bench.byok import bench_byok
 from tests.bench.chat import bench_chat
 
 ACCOUNTS = 1000
@@ -32,22 +33,24 @@ FILL = 100_000  # events of one statement
 def main() -> int:
     """Print the tables; 1 when the stack fails or the books do not agree."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("only", nargs="?", choices=("ledger", "chat"))
+    parser.add_argument("only", nargs="?", choices=("ledger", "chat", "byok"))
     only = parser.parse_args().only
     state = state_dir() / "bench"
     shutil.rmtree(state, ignore_errors=True)
-    print("This takes about five minutes.\n", flush=True)
+    print("This takes about six minutes.\n", flush=True)
     try:
-        if only != "chat":
+        if only in (None, "ledger"):
             with Stack(state=state, services=False, durable=True, rebuild=True) as stack:
                 print(f"Ledger: pgbench, {CLIENTS} clients, {SECONDS} s, median of {ROUNDS}\n")
                 bench_ledger(stack)
                 bench_rollup(stack)
                 bench_inbox(stack)
         failures = 0
-        if only != "ledger":
+        if only in (None, "chat"):
             for transport in ("rest", "direct"):
                 failures += bench_chat(state, transport)
+        if only in (None, "byok"):
+            failures += bench_byok(state)
     except StackError as error:
         print(error, file=sys.stderr)
         return 1
