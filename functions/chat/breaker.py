@@ -8,7 +8,9 @@ It opens after so many failures in a row, or when half of the recent requests fa
 alone cannot open it for all others with requests that a provider stumbles over: failures count
 when the connection failed, which no request brings about, or when they met two callers.
 
-Beside that a provider is busy, after a 429, for as long as it asked for.
+Beside that a provider is busy, after a 429, for as long as it asked for: with the operator's key.
+Customers' own keys have limits of their own, and a key of the operator's that is refused says
+nothing of the provider either.
 """
 
 from __future__ import annotations
@@ -72,10 +74,13 @@ class Breaker:
             return "closed"
         return "open" if self._clock() < self._open_until else "half_open"
 
-    def admit(self) -> Passage:
-        """Let a request through. Raises UpstreamError (503, retry_after) while there is no way."""
+    def admit(self, *, is_own: bool = False) -> Passage:
+        """Let a request through; `is_own`: it shows a key of the customer's.
+
+        Raises UpstreamError (503, retry_after) while there is no way.
+        """
         now = self._clock()
-        if now < self._busy_until:
+        if now < self._busy_until and not is_own:
             raise _skipped(
                 "upstream_rate_limited",
                 "The model server is busy. Try again later.",
@@ -108,7 +113,7 @@ class Breaker:
         if error.busy_seconds is not None:
             self._busy_until = now + min(error.busy_seconds, MOST_BUSY_SECONDS)
             return
-        if error.code == "upstream_rate_limited":
+        if error.code in ("upstream_rate_limited", "upstream_not_configured"):
             return
         culprit = None if error.is_connection else caller
         self._outcomes.append(_Outcome(now, is_failure=True, caller=culprit))

@@ -225,7 +225,7 @@ class Router:
         self, leg: Leg, caller: str, call: Callable[[Leg], Awaitable[T]], journey: _Journey
     ) -> T:
         breaker = leg.provider.breaker
-        with breaker.admit():
+        with breaker.admit(is_own=leg.credential.is_own):
             journey.attempts += 1
             try:
                 result = await call(leg)
