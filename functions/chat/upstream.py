@@ -136,9 +136,10 @@ class Upstream:
                 for event in map(_object, events):
                     if is_silent:
                         self._refuse(event, credential)
-                    chunks += reader.take(event)
+                    taken = reader.take(event)
+                    is_silent = is_silent and not any(map(_speaks, taken))
+                    chunks += taken
                 if chunks:
-                    is_silent = is_silent and not any(map(_speaks, chunks))
                     yield chunks
                 if is_done or reader.is_over:
                     await _drain(reply.chunks)
