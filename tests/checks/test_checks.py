@@ -494,6 +494,28 @@ def _(scene: Scene) -> str:
     return str(scene.payer.user)
 
 
+# Provider keys -----------------------------------------------------------------------------------
+
+
+@found_by("601_provider_keys_have_their_secret")
+def _(scene: Scene) -> str:
+    query = (
+        "insert into public.provider_keys (id, organization_id, provider_id, name, last_four)"
+        " select gen_random_uuid(), %s, p.id, 'x', '' from public.model_providers as p"
+        " where p.slug = 'openai' returning id::text"
+    )
+    return str(one(scene.db, query, scene.payer.organization_id))
+
+
+@found_by("602_own_keys_cost_their_fee")
+def _(scene: Scene) -> str:
+    scene.execute(
+        "update public.usage_logs set credential = 'own', cost_estimate = 1 where id = %s",
+        scene.settled_id,
+    )
+    return scene.settled_id
+
+
 # Notifications -----------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import time
 import uuid
@@ -25,6 +26,7 @@ MODEL = "Qwen2.5-32B-Instruct-AWQ"
 EMBEDDING_MODEL = "Qwen3-Embedding-4B"
 HERE = Path(__file__).parent
 REFUSED = {401, 403, 404}
+SEALED = "what would be a sealed secret of somebody's, or its wrapped key"
 SECRET = "what an agent of somebody's is told first"
 
 # Rows of the cast, by table. Everything else in the database belongs to other tests.
@@ -48,6 +50,14 @@ THEIRS: dict[str, LiteralString] = {
     "public.invoices": "account_id = any(%(accounts)s)",
     "public.payment_methods": "user_id = any(%(people)s) or organization_id = %(organization)s",
     "public.payments": "account_id = any(%(accounts)s)",
+    "public.provider_keys": "user_id = any(%(people)s) or organization_id = %(organization)s",
+    "private.provider_key_secrets": (
+        "provider_key_id in (select k.id from public.provider_keys as k"
+        " where k.user_id = any(%(people)s) or k.organization_id = %(organization)s)"
+    ),
+    "public.provider_key_uses": (
+        "owner_id = any(%(people)s) or organization_id = %(organization)s"
+    ),
     "public.subscriptions": "account_id = any(%(accounts)s)",
     "public.usage_logs": "account_id = any(%(accounts)s)",
     "public.api_usage": "account_id = any(%(accounts)s)",
@@ -84,6 +94,7 @@ class Cast:
     hold_id: str = ""
     purchase_id: str = ""
     endpoint_id: str = ""
+    provider_key_id: str = ""
     endpoints: list[str] = field(default_factory=list)
     agent_id: str = ""
     conversation_id: str = ""
@@ -111,6 +122,7 @@ class Cast:
         """Texts that only a leak would put into a stranger's answer."""
         known = {self.organization_id, self.slug, self.invited, self.hold_id, self.purchase_id}
         known |= {*self.endpoints, *self.conversations, self.agent_id, self.message_id, SECRET}
+        known |= {self.provider_key_id, SEALED, _base64(SEALED.encode())}
         others = [person for person in self.people if person is not self.stranger]
         known |= {p.id for p in others} | {p.email for p in others}
         return known | {a for owner, a in self.accounts.items() if owner != self.stranger.id}
@@ -282,17 +294,42 @@ def _do_business(cast: Cast, service: Service, key: str) -> None:
             p_organization=organization,
         )
         _talk(cast, service, user, organization)
+        key_id = _bring(service, user, organization)
         cast.endpoints.append(endpoint["id"])
         service.rpc("webhook_endpoint_ping", p_user_id=user, p_endpoint_id=endpoint["id"])
         if user == cast.owner.id:
             cast.hold_id, cast.purchase_id = held["hold_id"], bought["id"]
             cast.endpoint_id = endpoint["id"]
+            cast.provider_key_id = key_id
     cast.rest(
         "owner",
         "POST",
         "user_preferences",
         json={"preference_type": "ui_preferences", "preference_value": {"density": "high"}},
     ).raise_for_status()
+
+
+def _bring(service: Service, user: str, organization: str | None) -> str:
+    """A provider key; its id. Nobody can open what is sealed in it, and nobody sees that."""
+    sealed = {"kid": "probe", "nonce": _base64(bytes(12))}
+    sealed |= {name: _base64(SEALED.encode()) for name in ("wrapped_key", "ciphertext")}
+    key_id = str(uuid.uuid4())
+    service.rpc(
+        "provider_key_add",
+        p_user_id=user,
+        p_id=key_id,
+        p_provider="openai",
+        p_name="a key",
+        p_last_four="abcd",
+        p_sealed=sealed,
+        p_outcome="completed",
+        p_organization=organization,
+    )
+    return key_id
+
+
+def _base64(raw: bytes) -> str:
+    return base64.b64encode(raw).decode()
 
 
 def _talk(cast: Cast, service: Service, user: str, organization: str | None) -> None:

@@ -58,6 +58,15 @@ def coups(cast: Cast) -> dict[str, dict[str, Any]]:
         "credit_balance": {"p_user_id": cast.founder.id},
         "credit_statement": {"p_user_id": cast.founder.id},
         "chat_fail": {"p_hold_id": cast.hold_id, "p_error_code": "free"},
+        "provider_key_check": {"p_user_id": cast.owner.id, "p_id": cast.provider_key_id},
+        "provider_key_idle": {"p_id": cast.provider_key_id},
+        "provider_keys_sealed": {},
+        "provider_key_delete": {"p_user_id": cast.owner.id, "p_id": cast.provider_key_id},
+        "provider_key_checked": {
+            "p_id": cast.provider_key_id,
+            "p_secret_version": 1,
+            "p_outcome": "rejected",
+        },
         "chat_start": {
             "p_user_id": cast.founder.id,
             "p_request_id": str(uuid.uuid4()),
@@ -326,6 +335,28 @@ ACTING_FOR_A_USER: dict[str, dict[str, Any]] = {
         "p_request_id": str(uuid.uuid4()),
     },
     "portal_start": {},
+    "provider_key_add": {
+        "p_id": NOBODYS,
+        "p_provider": "openai",
+        "p_name": "x",
+        "p_last_four": "",
+        "p_sealed": {},
+        "p_outcome": "completed",
+    },
+    "provider_key_check": {"p_id": NOBODYS},
+    "provider_key_delete": {"p_id": NOBODYS},
+    "provider_key_list": {},
+    "provider_key_prepare": {"p_provider": "openai"},
+    "provider_key_read": {"p_id": NOBODYS},
+    "provider_key_replace": {
+        "p_id": NOBODYS,
+        "p_secret_version": 1,
+        "p_last_four": "",
+        "p_sealed": {},
+        "p_outcome": "completed",
+    },
+    "provider_key_update": {"p_id": NOBODYS, "p_changes": {}},
+    "provider_key_uses": {},
     "subscription_action_start": {"p_subscription_id": NOBODYS, "p_action": "resume"},
     "subscription_change_start": {
         "p_subscription_id": NOBODYS,
@@ -356,7 +387,7 @@ OF_OPERATORS = {
     "plan_assign",
     "user_set_active",
 }
-ONCE_AGREED = {"customer_claim"}
+ONCE_AGREED = {"customer_claim", "provider_key_checked"}
 
 
 def test_every_function_that_takes_a_user_says_whether_it_acts_for_them(

@@ -54,6 +54,7 @@ WISHES: dict[str, tuple[dict[str, Any], str]] = {
     "public.payment_methods": ({"provider_method_id": "pm_mine"}, "user_id=eq.{owner}"),
     "public.payments": ({"status": "succeeded", "amount_minor": 1}, "user_id=eq.{owner}"),
     "public.plans": ({"monthly_tokens": -1, "requests_per_minute": -1}, "slug=eq.free"),
+    "public.provider_key_uses": ({"outcome": "completed"}, "owner_id=eq.{owner}"),
     "public.subscriptions": (
         {"status": "active", "paid_until": "2100-01-01T00:00:00Z"},
         "user_id=eq.{owner}",

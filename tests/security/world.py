@@ -7,6 +7,7 @@ matrix: a new table says here which of its rows to look at, and `build` makes th
 
 from __future__ import annotations
 
+import base64
 import json
 import uuid
 from dataclasses import dataclass
@@ -56,6 +57,14 @@ ROWS: dict[str, dict[str, LiteralString]] = {
     "private.operator_actions": {"shared": "actor = %(operator)s"},
     "private.organization_invitation_tokens": {"organization": "invitation_id = %(invitation)s"},
     "private.plan_prices": {"shared": "stripe_price_id = %(price)s"},
+    "private.provider_key_rates": {
+        "owner": "user_id = %(owner)s",
+        "organization": "user_id = %(founder)s",
+    },
+    "private.provider_key_secrets": {
+        "owner": "provider_key_id = %(owner_provider_key)s",
+        "organization": "provider_key_id = %(organization_provider_key)s",
+    },
     "private.settings": {"shared": "name = 'signup_credits'"},
     "private.stripe_customers": {
         "owner": "user_id = %(owner)s",
@@ -150,6 +159,14 @@ ROWS: dict[str, dict[str, LiteralString]] = {
     },
     "public.plans": {"shared": "slug = 'pro'"},
     "public.profiles": {"owner": "id = %(owner)s", "organization": "id = %(founder)s"},
+    "public.provider_key_uses": {
+        "owner": "provider_key_id = %(owner_provider_key)s",
+        "organization": "provider_key_id = %(organization_provider_key)s",
+    },
+    "public.provider_keys": {
+        "owner": "id = %(owner_provider_key)s",
+        "organization": "id = %(organization_provider_key)s",
+    },
     "public.subscriptions": {
         "owner": "user_id = %(owner)s",
         "organization": "organization_id = %(organization)s",
@@ -236,6 +253,7 @@ def build(connection: psycopg.Connection) -> World:
             p_url="https://hooks.quernel.test/",
             p_organization=organization,
         )["id"]
+        ids[f"{name}_provider_key"] = _bring(connection, user or ids["founder"], organization)
         ids[f"{name}_conversation"] = _talk(connection, user or ids["founder"], organization)
         _call(connection, "private.notify", user, organization, "receipt", Jsonb({}), mark)
         _call(connection, "private.raise_alert", user, organization, "low_balance", mark, 50, 49)
@@ -327,6 +345,31 @@ def _work(connection: psycopg.Connection, user: str, organization: str | None, k
     )
     _call(connection, "backend.billing_request", user)
     _call(connection, "backend.checkout_start", user, "starter", organization)
+
+
+def _bring(connection: psycopg.Connection, user: str, organization: str | None) -> str:
+    """A provider key, after the provider was asked about it; its id."""
+    _call(connection, "backend.provider_key_prepare", user, "openai", p_organization=organization)
+    sealed = {
+        "kid": "probe",
+        "wrapped_key": base64.b64encode(bytes(60)).decode(),
+        "nonce": base64.b64encode(bytes(12)).decode(),
+        "ciphertext": base64.b64encode(bytes(60)).decode(),
+    }
+    key_id = str(uuid.uuid4())
+    _call(
+        connection,
+        "backend.provider_key_add",
+        p_user_id=user,
+        p_id=key_id,
+        p_provider="openai",
+        p_name="a key",
+        p_last_four="abcd",
+        p_sealed=Jsonb(sealed),
+        p_outcome="completed",
+        p_organization=organization,
+    )
+    return key_id
 
 
 def _talk(connection: psycopg.Connection, user: str, organization: str | None) -> str:

@@ -1,0 +1,1 @@
+"""Tests of images by outside providers."""
