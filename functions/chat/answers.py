@@ -9,7 +9,7 @@ from functions.chat import wire
 from functions.chat.candidates import Candidate
 from functions.chat.counting import Tally, Usage
 from functions.chat.idempotency import MAX_STORED_BYTES, StoredAnswer, not_stored
-from functions.chat.metering import EmptyAnswerError, Receipt
+from functions.chat.metering import ContentRefusedError, EmptyAnswerError, Receipt
 from functions.chat.schemas import MAX_TOKENS, Completion
 from functions.chat.upstream_errors import broken, choices_of, malformed, refuse_error_chunk
 
@@ -33,6 +33,7 @@ class Answer(ABC):
         self._names = {"id": answer_id, "model": model.id}
         most = MAX_TOKENS if model.max_tokens is None else model.max_tokens
         self._most_completion = most * request.choices
+        self._was_filtered = False
 
     def usage(self, *, ended: bool) -> Usage:
         """What to charge, whether the answer ended or was cut off by the client."""
@@ -44,7 +45,13 @@ class Answer(ABC):
 
     def _require_content(self) -> None:
         if self.tally.is_empty(self._request.choices):
-            raise EmptyAnswerError
+            raise ContentRefusedError if self._was_filtered else EmptyAnswerError
+
+    def _note_end(self, choice: dict[str, Any]) -> bool:
+        """Whether a choice gives a reason for its end."""
+        reason = choice.get("finish_reason")
+        self._was_filtered = self._was_filtered or reason == "content_filter"
+        return bool(reason)
 
 
 class WholeAnswer(Answer):
@@ -61,6 +68,7 @@ class WholeAnswer(Answer):
             if not isinstance(message, dict):
                 raise malformed()
             self.tally.add(message)
+            self._note_end(choice)
         self._require_content()
         self._body = body | self._names
 
@@ -151,7 +159,7 @@ class StreamedAnswer(Answer):
             delta = choice.get("delta")
             if isinstance(delta, dict):
                 self.tally.add(delta)
-            if choice.get("finish_reason"):
+            if self._note_end(choice):
                 self._ended.add(index)
                 is_end = True
         return is_end

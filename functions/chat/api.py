@@ -25,6 +25,7 @@ from functions.chat.service import Ask, ChatService
 from functions.chat.streaming import EventResponse, Sink, while_connected
 from functions.core.auth import CurrentPrincipal
 from functions.core.errors import InvalidRequestError
+from functions.core.http import SafeClient
 from functions.core.json import Json, dumps
 from functions.core.settings import Settings
 
@@ -32,6 +33,7 @@ T = TypeVar("T")
 
 CLIENT_CLOSED_REQUEST = 499  # nginx's status for a client that left; nobody reads it but the log
 LARGE_BODY_BYTES = 256 * 1024
+OWN_SERVER_CONNECTIONS = 1000
 MAX_ORGANIZATION = 100  # characters of an id or slug
 
 
@@ -39,7 +41,7 @@ MAX_ORGANIZATION = 100  # characters of an id or slug
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Make the process's ChatService; at the end wait until every hold is closed."""
     settings: Settings = app.state.settings
-    async with open_providers(settings, app.state.safe_client) as providers:
+    async with _own_servers() as client, open_providers(settings, client) as providers:
         router = Router(providers, settings.llm_attempts_timeout_seconds, app.state.vault)
         service = ChatService(app.state.database, router)
         app.state.chat = service
@@ -48,6 +50,16 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             yield
         finally:
             await service.background.drain()
+
+
+@asynccontextmanager
+async def _own_servers() -> AsyncIterator[SafeClient]:
+    """A client for customers' own servers alone: one that hangs keeps no webhook waiting."""
+    client = SafeClient(max_connections=OWN_SERVER_CONNECTIONS)
+    try:
+        yield client
+    finally:
+        await client.aclose()
 
 
 router = APIRouter(prefix="/v1", tags=["chat"], lifespan=_lifespan)

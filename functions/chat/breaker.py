@@ -8,7 +8,9 @@ It opens after so many failures in a row, or when half of the recent requests fa
 alone cannot open it for all others with requests that a provider stumbles over: failures count
 when the connection failed, which no request brings about, or when they met two callers.
 
-Beside that a provider is busy, after a 429, for as long as it asked for.
+Beside that a provider is busy, after a 429, for as long as it asked for: with the operator's key.
+Customers' own keys have limits of their own, and a key of the operator's that is refused says
+nothing of the provider either.
 """
 
 from __future__ import annotations
@@ -76,10 +78,9 @@ class Breaker:
         return "open" if self._clock() < self._open_until else "half_open"
 
     def admit(self, *, is_own: bool = False) -> Passage:
-        """Let a request through. Raises UpstreamError (503, retry_after) while there is no way.
+        """Let a request through; `is_own`: it shows a key of the customer's.
 
-        With a key of the customer's own (`is_own`), it does not matter that the provider has had
-        enough of ours.
+        Raises UpstreamError (503, retry_after) while there is no way.
         """
         now = self._clock()
         if now < self._busy_until and not is_own:

@@ -58,6 +58,19 @@ class EmptyAnswerError(QuernelError):
         )
 
 
+class ContentRefusedError(EmptyAnswerError):
+    """The provider ended an answer before it had begun, for its content or the prompt's."""
+
+    def __init__(self) -> None:
+        QuernelError.__init__(
+            self,
+            "content_refused",
+            400,
+            "The provider does not answer this. You were not charged.",
+            {"param": "messages"},
+        )
+
+
 class Background:
     """What must end before the process does: open holds, and the tasks that close them."""
 

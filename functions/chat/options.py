@@ -35,7 +35,9 @@ def _format(kind: str) -> Callable[[Payload], bool]:
 
 # The member that is named in the error, the capability, and whether a request needs it.
 _NEEDS: tuple[tuple[str, str, Callable[[Payload], bool]], ...] = (
+    ("stream", "streaming", _given("stream", False)),
     ("tools", "tools", _given("tools", [])),
+    ("reasoning_effort", "reasoning", _given("reasoning_effort", "none")),
     ("response_format", "json_schema", _format("json_schema")),
     ("response_format", "json_object", _format("json_object")),
     ("n", "choices", _given("n", 1)),

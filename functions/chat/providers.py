@@ -18,7 +18,11 @@ from functions.chat.breaker import Breaker
 from functions.chat.credentials import Credential
 from functions.chat.dialects.anthropic import AnthropicDialect
 from functions.chat.dialects.base import Dialect
-from functions.chat.dialects.openai import OpenAIDialect
+from functions.chat.dialects.openai import (
+    GEMINI_FINISH_REASONS,
+    MISTRAL_FINISH_REASONS,
+    OpenAIDialect,
+)
 from functions.chat.transports import SafeTransport, SessionTransport
 from functions.chat.upstream import Upstream, bearer
 from functions.core.http import SafeClient
@@ -49,14 +53,24 @@ class _Spoken:
 
 # Sources: the API references of each, as of November 2026. OpenAI's newer models take no
 # `max_tokens`. Gemini speaks OpenAI's protocol under a path of its own. Mistral sends figures at
-# the end of every stream and refuses members that it does not know.
+# the end of every stream and refuses members that it does not know. OpenRouter refuses in answers
+# of status 200 where it has begun to ask a model.
 SPOKEN: Mapping[str, _Spoken] = {
     "openai": _Spoken(OpenAIDialect(limit="max_completion_tokens")),
-    "google": _Spoken(OpenAIDialect("/openai/chat/completions"), "/openai/embeddings"),
+    "google": _Spoken(
+        OpenAIDialect("/openai/chat/completions", finish_reasons=GEMINI_FINISH_REASONS),
+        "/openai/embeddings",
+    ),
     "xai": _Spoken(OpenAIDialect()),
     "anthropic": _Spoken(AnthropicDialect()),
-    "mistral": _Spoken(OpenAIDialect(stream_usage=False, renamed={"seed": "random_seed"})),
-    "openrouter": _Spoken(OpenAIDialect()),
+    "mistral": _Spoken(
+        OpenAIDialect(
+            stream_usage=False,
+            renamed={"seed": "random_seed"},
+            finish_reasons=MISTRAL_FINISH_REASONS,
+        )
+    ),
+    "openrouter": _Spoken(OpenAIDialect(finish_reasons={}, refuses_inside=True)),
 }
 
 

@@ -28,8 +28,10 @@ _UNSUPPORTED: Final[dict[str, tuple[Any, ...]]] = {
     "audio": (),
     "background": (False,),
     "best_of": (1,),
+    "cache_control": (),
     "cache_salt": (),
     "chat_template": (),
+    "deferred": (False,),
     "echo": (False,),
     "kv_transfer_params": (),
     "logits_processors": (),
@@ -37,17 +39,23 @@ _UNSUPPORTED: Final[dict[str, tuple[Any, ...]]] = {
     "mm_processor_kwargs": (),
     "modalities": (["text"],),
     "moderation": (),
+    "plugins": ([],),
     "prediction": (),
+    "preset": (),
     "priority": (0,),
     "prompt_logprobs": (),
+    "provider": (),
     "request_id": (),
     "route": ("fallback",),
+    "search_parameters": (),
     "service_tier": ("auto", "default"),
     "store": (False,),
     "truncate_prompt_tokens": (),
     "use_beam_search": (False,),
     "web_search_options": (),
 }
+# What a model may call that the client runs; others are run, and billed, by the provider.
+_CLIENT_TOOLS: Final = ("function", "custom")
 # Members of chat_template_kwargs that stall or replace vLLM's rendering (CVE-2025-62426).
 _UNSUPPORTED_TEMPLATE_ARGUMENTS: Final = ("chat_template", "tokenize")
 _BRANCHES = ("str", "list[Part]")
@@ -166,6 +174,13 @@ def _refuse_unsupported(payload: dict[str, Any]) -> None:
         allowed = _UNSUPPORTED[name]
         if value is not None and not any(type(value) is type(a) and value == a for a in allowed):
             raise _refusal("unsupported_parameter", f"{name} is not supported here.", name)
+    tools = payload.get("tools")
+    for tool in tools if isinstance(tools, list) else ():
+        kind = tool.get("type", "function") if isinstance(tool, dict) else None
+        if kind not in _CLIENT_TOOLS:
+            raise _refusal(
+                "unsupported_parameter", "Tools that a provider runs are not supported.", "tools"
+            )
     arguments = payload.get("chat_template_kwargs")
     for name in _UNSUPPORTED_TEMPLATE_ARGUMENTS:
         if isinstance(arguments, dict) and name in arguments:

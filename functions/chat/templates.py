@@ -22,6 +22,8 @@ _OURS = frozenset(
         "model",
         "models",
         "prompt_cache_key",
+        "prompt_cache_options",
+        "prompt_cache_retention",
         "route",
         "safety_identifier",
         "service_tier",

@@ -130,10 +130,9 @@ class SafeTransport:
                     yield Reply(response.status, response.headers, self._paced(response.chunks))
         except TimeoutError as error:
             raise too_slow() from error
-        except UpstreamError:
-            raise
         except QuernelError as error:
-            raise _translated(error) from error
+            _raise_in_chats_words(error)
+            raise
 
     async def _paced(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         while True:
@@ -141,7 +140,8 @@ class SafeTransport:
                 async with asyncio.timeout(self._silence):
                     data = await anext(chunks, None)
             except QuernelError as error:
-                raise _translated(error) from error
+                _raise_in_chats_words(error)
+                raise
             if data is None:
                 return
             yield data
@@ -164,15 +164,14 @@ def too_slow() -> UpstreamError:
     return UpstreamError("upstream_timeout", 504, "The model server did not answer in time.")
 
 
-def _translated(error: QuernelError) -> QuernelError:
-    """An error of SafeClient in the words of chat; a refused URL stays what it is."""
+def _raise_in_chats_words(error: QuernelError) -> None:
+    """Raise an error of SafeClient's in the words of chat; a refused URL stays what it is."""
     if error.code == "url_unreachable":
-        return unreachable()
+        raise unreachable() from error
     if error.code == "url_timeout":
-        return too_slow()
+        raise too_slow() from error
     if error.code == "response_too_large":
-        return AnswerCutOffError(f"{MAX_ANSWER_BYTES} bytes")
-    return error
+        raise AnswerCutOffError(f"{MAX_ANSWER_BYTES} bytes") from error
 
 
 async def _read(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:

@@ -2,9 +2,10 @@
 
 What goes wrong there becomes one of our codes: upstream_unavailable, upstream_timeout,
 upstream_rate_limited, upstream_error, upstream_not_configured, upstream_rejected, content_refused,
-context_length_exceeded; with the customer's own key provider_key_rejected, provider_quota_exceeded
-and provider_rate_limited. What goes on for longer than we carry it is answer_cut_off, which a
-client can bring about and so pays for. Neither its address nor its key is ever repeated.
+context_length_exceeded; with the customer's own key provider_key_rejected, provider_quota_exceeded,
+provider_rate_limited and provider_access_denied. What goes on for longer than we carry it is
+answer_cut_off, which a client can bring about and so pays for. Neither its address nor its key is
+ever repeated.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from http import HTTPStatus
 from typing import Any
@@ -51,6 +52,7 @@ _OWN_KEY_OUTCOMES: dict[Meaning, OwnKeyOutcome] = {
     Meaning.KEY: "rejected",
     Meaning.QUOTA: "quota_exceeded",
     Meaning.RATE: "rate_limited",
+    Meaning.ACCESS: "failed",
 }
 # Code, status, our words where the provider's would not help, and whether it is known what it is
 # about.
@@ -98,9 +100,9 @@ class Upstream:
         self, body: bytes, request_id: str, credential: Credential
     ) -> dict[str, Any]:
         """The answer in one piece. Raises QuernelError."""
-        return self._dialect.answer(
-            await self._whole(self._dialect.chat_path, body, request_id, credential)
-        )
+        answer = await self._whole(self._dialect.chat_path, body, request_id, credential)
+        self._refuse(answer, credential)
+        return self._dialect.answer(answer)
 
     async def embed(self, body: bytes, request_id: str, credential: Credential) -> dict[str, Any]:
         """Vectors. Raises QuernelError."""
@@ -117,19 +119,28 @@ class Upstream:
         path = self._dialect.chat_path
         async with (
             self._open(path, body, request_id, credential, "text/event-stream") as reply,
-            aclosing(self._chunks(reply)) as chunks,
+            aclosing(self._chunks(reply, credential)) as chunks,
         ):
             yield chunks
 
-    async def _chunks(self, reply: Reply) -> AsyncGenerator[list[dict[str, Any]], None]:
+    async def _chunks(
+        self, reply: Reply, credential: Credential
+    ) -> AsyncGenerator[list[dict[str, Any]], None]:
         parser, reader = EventParser(MAX_EVENT_BYTES), self._dialect.reader()
+        is_silent = True  # until then a refusal can still be told as what it is
         try:
             async for data in reply.chunks:
                 events = parser.feed(data)
                 is_done = b"[DONE]" in events
                 if is_done:
                     events = events[: events.index(b"[DONE]")]
-                chunks = [chunk for event in events for chunk in reader.take(_object(event))]
+                chunks = []
+                for event in map(_object, events):
+                    if is_silent:
+                        self._refuse(event, credential)
+                    taken = reader.take(event)
+                    is_silent = is_silent and not any(map(_speaks, taken))
+                    chunks += taken
                 if chunks:
                     yield chunks
                 if is_done or reader.is_over:
@@ -152,6 +163,12 @@ class Upstream:
             return await asyncio.to_thread(_object, bytes(raw))
         return _object(bytes(raw))
 
+    def _refuse(self, answer: dict[str, Any], credential: Credential) -> None:
+        """Raise our error for a refusal that came with status 200."""
+        status = self._dialect.status_inside(answer)
+        if status is not None:
+            raise _understood(status, answer, {}, credential)
+
     @asynccontextmanager
     async def _open(
         self, path: str, body: bytes, request_id: str, credential: Credential, accept: str
@@ -160,7 +177,8 @@ class Upstream:
         headers = {"accept": accept, "x-request-id": request_id}
         if credential.secret is not None:
             headers |= self._auth(credential.secret)
-        url = (credential.base_url or self._base_url) + path
+        # A known provider's key never goes anywhere else, whatever its row says.
+        url = (self._base_url or credential.base_url or "").rstrip("/") + path
         async with self._transport.post(url, body, headers) as reply:
             if reply.status != HTTPStatus.OK:
                 raise await _refused(reply, credential)
@@ -178,13 +196,19 @@ async def _refused(reply: Reply, credential: Credential) -> QuernelError:
         body = wire.loads(bytes(raw))
     except ValueError:
         body = None
-    refusal = understand(reply.status, body, reply.headers)
+    return _understood(reply.status, body, reply.headers, credential)
+
+
+def _understood(
+    status: int, body: object, headers: Mapping[str, str], credential: Credential
+) -> QuernelError:
+    refusal = understand(status, body, headers)
     shown = clean(refusal.message, credential)
     log_event(
         logger,
         logging.WARNING,
         "upstream refused",
-        status=reply.status,
+        status=status,
         meaning=refusal.meaning.value,
         credential=credential.kind,
         said=shown,
@@ -209,8 +233,9 @@ def refusal_error(
             {"retry_after": seconds},
             busy_seconds=None if refusal.retry_after is None else seconds,
         )
-    if meaning in (Meaning.KEY, Meaning.QUOTA):
-        # Nothing that a client could mend: the operator's key is wrong, or nobody has paid.
+    if meaning in (Meaning.KEY, Meaning.QUOTA, Meaning.ACCESS):
+        # Nothing that a client could mend: the operator's key is wrong, nobody has paid, or the
+        # catalog has a model that the provider does not.
         log_event(logger, logging.ERROR, "platform key refused", meaning=meaning.value)
         return UpstreamError(
             "upstream_not_configured",
@@ -232,6 +257,16 @@ def clean(text: str, credential: Credential) -> str:
     text = credential.strip_from(text)
     text = _SECRET.sub("[key]", _ADDRESS.sub("[address]", _CONTROL.sub(" ", text)))
     return text.strip()[:300]
+
+
+def _speaks(chunk: dict[str, Any]) -> bool:
+    """Whether the model has said something in it."""
+    choices = chunk.get("choices")
+    for choice in choices if isinstance(choices, list) else ():
+        delta = choice.get("delta") if isinstance(choice, dict) else None
+        if isinstance(delta, dict) and any(delta[name] for name in delta if name != "role"):
+            return True
+    return False
 
 
 async def _drain(chunks: AsyncIterator[bytes]) -> None:

@@ -19,7 +19,8 @@ from functions.core.logging import log_event
 
 logger = logging.getLogger(__name__)
 
-OwnKeyOutcome = Literal["rejected", "quota_exceeded", "rate_limited"]
+OwnKeyOutcome = Literal["rejected", "quota_exceeded", "rate_limited", "failed"]
+"""`failed`: the key is good, and does not open this."""
 
 
 class UpstreamError(QuernelError):
@@ -67,8 +68,8 @@ class OwnKeyError(QuernelError):
         """`retry_after`: seconds that the provider asked to wait, where it did."""
         code, status, message = _OWN_KEY_REFUSALS[outcome]
         facts: dict[str, Any] = {"credential": "own"}
-        if outcome != "rate_limited":
-            facts["remedy"] = "replace_provider_key" if outcome == "rejected" else "pay_provider"
+        if outcome in _REMEDIES:
+            facts["remedy"] = _REMEDIES[outcome]
         elif retry_after is not None:
             facts["retry_after"] = retry_after
         super().__init__(code, status, message, facts)
@@ -87,6 +88,16 @@ _OWN_KEY_REFUSALS = {
         429,
         "The provider limits how often your own key may ask. Try again later.",
     ),
+    "failed": (
+        "provider_access_denied",
+        403,
+        "The provider does not let your own key use this model.",
+    ),
+}
+_REMEDIES = {
+    "rejected": "replace_provider_key",
+    "quota_exceeded": "pay_provider",
+    "failed": "ask_provider",
 }
 
 

@@ -39,7 +39,7 @@ ADDRESSES_TRIED = 3
 """Addresses of one name that are tried, one after the other."""
 
 MAX_CONNECTIONS = 100
-"""Calls in flight per process; more wait, within their own time cap."""
+"""Calls in flight per client, unless it says otherwise."""
 
 USER_AGENT = "Quernel/1 (fetching for a user)"
 
@@ -105,11 +105,13 @@ class SafeClient:
         policy: Policy | None = None,
         resolver: Resolver | None = None,
         ssl_context: ssl.SSLContext | None = None,
+        max_connections: int = MAX_CONNECTIONS,
     ) -> None:
+        """`max_connections`: calls in flight; more wait, within their own time cap."""
         self._policy = policy or Policy()
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=ssl_context or httpx.create_ssl_context(trust_env=False),
-            max_connections=MAX_CONNECTIONS,
+            max_connections=max_connections,
             # A kept connection would skip the vetting and be shared between users.
             max_keepalive_connections=0,
             network_backend=_VettingBackend(self._policy, resolver or resolve),

@@ -26,11 +26,13 @@ class Meaning(Enum):
     """What is behind a refusal."""
 
     KEY = "key"
-    """The key is not known, or not for this."""
+    """The key is not known, or not for what we do with it."""
     QUOTA = "quota"
     """The key is known, and its owner has paid for nothing more."""
     RATE = "rate"
     """Too often; later it will do."""
+    ACCESS = "access"
+    """The key is known, and not allowed this: a model it has no access to, or from where we are."""
     SAFETY = "safety"
     """What was asked for, or would be the answer, is not allowed there."""
     CONTEXT = "context"
@@ -79,6 +81,13 @@ _QUOTA_CODES = frozenset(
         "payment_required",
     }
 )
+_ACCESS_CODES = frozenset(
+    {
+        "ip_not_authorized",
+        "model_not_found",
+        "unsupported_country_region_territory",
+    }
+)
 _SAFETY_CODES = frozenset(
     {
         "content_filter",
@@ -99,10 +108,16 @@ _QUOTA_WORDS = re.compile(
     re.IGNORECASE,
 )
 _SAFETY_WORDS = re.compile(
-    r"safety system|content (?:policy|moderation|management|filter)|usage guidelines"
+    r"safety system|guardrail|content (?:policy|moderation|management|filter)|usage guidelines"
     r"|moderation|flagged|responsible ai|prohibited (?:use|content)|NSFW",
     re.IGNORECASE,
 )
+_ACCESS_WORDS = re.compile(
+    r"does not have access to|do(?:es)? not exist or you(?:r \S+ \S+)? (?:do|does) not have access"
+    r"|location is not supported|country, region,? or territory",
+    re.IGNORECASE,
+)
+_MODEL_WORDS = re.compile(r"\bmodels?\b|no endpoints", re.IGNORECASE)
 _KEY_WORDS = re.compile(
     r"api[ _-]?key (?:not valid|is invalid|not found|expired)|incorrect api[ _-]?key", re.IGNORECASE
 )
@@ -119,12 +134,15 @@ def understand(status: int, body: object, headers: Mapping[str, str]) -> Refusal
 
     `headers` have lower-case names.
     """
-    said = _Said(status, frozenset(_codes(body)), message_of(body), _retry_delay(body))
+    told = retry_after(headers.get("retry-after"))
+    delay = _retry_delay(body)
+    if delay is None and status == HTTPStatus.PAYMENT_REQUIRED:
+        delay = told
+    said = _Said(status, frozenset(_codes(body)), message_of(body), delay)
     meaning = next((one for one, applies in _RULES if applies(said)), Meaning.OUTAGE)
     wait = None
     if meaning in (Meaning.RATE, Meaning.OUTAGE):
-        wait = retry_after(headers.get("retry-after"))
-        wait = said.delay if wait is None else wait
+        wait = said.delay if told is None else told
     return Refusal(meaning, said.message, wait)
 
 
@@ -133,7 +151,7 @@ class _Said:
     status: int
     codes: frozenset[str]
     message: str
-    delay: float | None  # seconds, of google.rpc.RetryInfo
+    delay: float | None  # seconds, of google.rpc.RetryInfo, or of a header
 
     @property
     def is_bad(self) -> bool:
@@ -145,9 +163,10 @@ class _Said:
 
     @property
     def is_quota(self) -> bool:
-        # Google says so too of what is only too much at once, and then when to come back.
+        # Google and OpenRouter say so too of what is only too much at once, and then when to come
+        # back.
         return (
-            self.status == HTTPStatus.PAYMENT_REQUIRED
+            (self.status == HTTPStatus.PAYMENT_REQUIRED and self.delay is None)
             or bool(self.codes & _QUOTA_CODES)
             or (self.delay is None and bool(_QUOTA_WORDS.search(self.message)))
         )
@@ -156,6 +175,14 @@ class _Said:
     def is_safety(self) -> bool:
         return (self.is_bad or self.is_forbidden) and (
             bool(self.codes & _SAFETY_CODES) or bool(_SAFETY_WORDS.search(self.message))
+        )
+
+    @property
+    def is_access(self) -> bool:
+        if self.status == HTTPStatus.NOT_FOUND:  # else a wrong address, of the operator's say
+            return bool(self.codes & _ACCESS_CODES or _MODEL_WORDS.search(self.message))
+        return (self.is_bad or self.is_forbidden) and (
+            bool(self.codes & _ACCESS_CODES) or bool(_ACCESS_WORDS.search(self.message))
         )
 
     @property
@@ -171,12 +198,16 @@ class _Said:
         )
 
 
-# The first that applies. What is refused for its content can come as 403, so that is looked at
-# before the key.
+# The first that applies. What is refused for its content, or for the model alone, can come as 403,
+# so that is looked at before the key.
 _RULES: tuple[tuple[Meaning, Callable[[_Said], bool]], ...] = (
     (Meaning.QUOTA, lambda said: said.is_quota),
-    (Meaning.RATE, lambda said: said.status == HTTPStatus.TOO_MANY_REQUESTS),
+    (
+        Meaning.RATE,
+        lambda said: said.status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.PAYMENT_REQUIRED),
+    ),
     (Meaning.SAFETY, lambda said: said.is_safety),
+    (Meaning.ACCESS, lambda said: said.is_access),
     (Meaning.KEY, lambda said: said.is_key),
     (
         Meaning.SLOW,

@@ -5,6 +5,9 @@
 -- for what they are bought with. Where a provider asks for more beyond a length of prompt, that length is the window
 -- here: nobody is charged a price they were not told.
 --
+-- OpenAI bills what it writes to its cache, nearly all of a long prompt since GPT-5.6, at 1.25 times the price of
+-- prompts: that is the price here. Those models take no temperature unless they are told not to reason.
+--
 -- They are not sold for credits until the operator has a key for the provider and says so (platform_allowed).
 
 insert into public.models (
@@ -19,21 +22,21 @@ select
 from jsonb_to_recordset($list$[
       {"provider": "openai", "model": "gpt-6.1-sol", "name": "GPT-6.1 Sol",
        "description": "OpenAI's model for most work.", "kind": "chat", "version": "6.1", "context_length": 272000,
-       "max_output_tokens": 128000, "default_output_tokens": 4096, "usd_prompt": 2, "usd_cached": 0.1,
+       "max_output_tokens": 128000, "default_output_tokens": 4096, "usd_prompt": 2.5, "usd_cached": 0.1,
        "usd_completion": 10,
        "capabilities": {"streaming": true, "tools": true, "vision": true, "json_schema": true,
-       "penalties": false, "logprobs": false, "logit_bias": false}},
+       "penalties": false, "logprobs": false, "logit_bias": false, "sampling": false}},
       {"provider": "openai", "model": "gpt-6.1-terra", "name": "GPT-6.1 Terra",
        "description": "Half the price of Sol, for everyday work.", "kind": "chat", "version": "6.1",
-       "context_length": 272000, "max_output_tokens": 128000, "default_output_tokens": 4096, "usd_prompt": 1,
+       "context_length": 272000, "max_output_tokens": 128000, "default_output_tokens": 4096, "usd_prompt": 1.25,
        "usd_cached": 0.05, "usd_completion": 5,
        "capabilities": {"streaming": true, "tools": true, "vision": true, "json_schema": true,
-       "penalties": false, "logprobs": false, "logit_bias": false}},
+       "penalties": false, "logprobs": false, "logit_bias": false, "sampling": false}},
       {"provider": "openai", "model": "gpt-6-luna", "name": "GPT-6 Luna", "description": "Fast and cheap.",
        "kind": "chat", "version": "6", "context_length": 272000, "max_output_tokens": 128000,
-       "default_output_tokens": 4096, "usd_prompt": 0.1, "usd_cached": 0.01, "usd_completion": 0.5,
+       "default_output_tokens": 4096, "usd_prompt": 0.125, "usd_cached": 0.01, "usd_completion": 0.5,
        "capabilities": {"streaming": true, "tools": true, "vision": true, "json_schema": true,
-       "penalties": false, "logprobs": false, "logit_bias": false}},
+       "penalties": false, "logprobs": false, "logit_bias": false, "sampling": false}},
       {"provider": "openai", "model": "text-embedding-3-large", "name": "Text Embedding 3 Large",
        "description": "Long vectors for retrieval.", "kind": "embedding", "version": "3", "context_length": 8192,
        "usd_prompt": 0.13,

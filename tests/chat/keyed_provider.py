@@ -35,6 +35,11 @@ REFUSALS: dict[str, tuple[int, dict[str, str], dict[str, str]]] = {
         {"retry-after": "7"},
         {"message": "Rate limit reached.", "code": "rate_limit_exceeded"},
     ),
+    "no access": (
+        403,
+        {},
+        {"message": "Project `p` does not have access to model `m`", "code": "model_not_found"},
+    ),
     "outage": (500, {}, {"message": "The server had an error."}),
 }
 USAGE = {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12}
@@ -53,7 +58,7 @@ class KeyedProvider:
     """Nobody's credits suffice for it."""
     platform_key: str
     keys: dict[str, str] = field(default_factory=dict)
-    """Key → how it is treated: `good`, or one of REFUSALS."""
+    """Key → how it is treated: `good`, `filtered` or one of REFUSALS."""
     shown: list[str] = field(default_factory=list)
     """Keys in the order in which they came."""
     bodies: list[dict[str, Any]] = field(default_factory=list)
@@ -86,18 +91,21 @@ class KeyedProvider:
         if request.path.endswith("/embeddings"):
             data = [{"object": "embedding", "index": 0, "embedding": VECTOR}]
             return web.json_response({"object": "list", "data": data, "usage": USAGE})
+        text, reason, usage = "It is.", "stop", USAGE
+        if treatment == "filtered":  # as Gemini does with a prompt that it does not allow
+            text, reason, usage = "", "content_filter", USAGE | {"completion_tokens": 0}
         if not body.get("stream"):
-            message = {"role": "assistant", "content": "It is."}
-            choice = {"index": 0, "message": message, "finish_reason": "stop"}
+            message = {"role": "assistant", "content": text}
+            choice = {"index": 0, "message": message, "finish_reason": reason}
             return web.json_response(
-                {"object": "chat.completion", "choices": [choice], "usage": USAGE}
+                {"object": "chat.completion", "choices": [choice], "usage": usage}
             )
         response = web.StreamResponse(headers={"content-type": "text/event-stream"})
         await response.prepare(request)
         chunks: list[dict[str, Any]] = [
-            {"choices": [{"index": 0, "delta": {"role": "assistant", "content": "It is."}}]},
-            {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]},
-            {"choices": [], "usage": USAGE},
+            {"choices": [{"index": 0, "delta": {"role": "assistant", "content": text}}]},
+            {"choices": [{"index": 0, "delta": {}, "finish_reason": reason}]},
+            {"choices": [], "usage": usage},
         ]
         for chunk in chunks:
             chunk["object"] = "chat.completion.chunk"

@@ -165,6 +165,27 @@ def test_a_busy_provider_is_left_alone_for_as_long_as_it_asked(
     succeed(breaker)
 
 
+def test_but_a_key_of_a_customers_has_a_limit_of_its_own(breaker: Breaker, clock: Clock) -> None:
+    fail(breaker, "a", error=busy(7))
+    with breaker.admit(is_own=True):
+        breaker.succeeded()
+    assert refused(breaker).code == "upstream_rate_limited"
+    # A provider that cannot be reached cannot be reached with any key.
+    clock.now += 7
+    fail(breaker, "a", error=RESET)
+    fail(breaker, "a", error=RESET)
+    fail(breaker, "a", error=RESET)
+    with pytest.raises(UpstreamError):
+        breaker.admit(is_own=True)
+
+
+def test_a_key_of_the_operators_that_is_refused_says_nothing_of_the_provider(
+    breaker: Breaker,
+) -> None:
+    fail(breaker, *"abcdefgh", error=UpstreamError("upstream_not_configured", 503, "no"))
+    assert breaker.state == "closed"
+
+
 def test_but_not_for_hours(breaker: Breaker, clock: Clock) -> None:
     fail(breaker, "a", error=busy(3600))
     clock.now += module.MOST_BUSY_SECONDS

@@ -7,7 +7,8 @@ penalties ...) the catalog says (docs/models.md), and is refused before the call
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from http import HTTPStatus
 from time import time
 from typing import Any
 
@@ -31,6 +32,19 @@ _DATA_URL = re.compile(r"data:(image/(?:png|jpeg|gif|webp));base64,([A-Za-z0-9+/
 # anything is not said, because its newer models take no sampling parameters at all.
 _PASSED = {"temperature": 1, "top_p": 1, "top_k": None, "thinking": None}
 _OVERLOADED = "overloaded_error"
+# OpenAI's that Anthropic does not have; what neither has is the provider's to refuse.
+_EFFORTS = {"none": "low", "minimal": "low"}
+# https://platform.claude.com/docs/en/api/errors
+_STATUSES: Mapping[str, int] = {
+    "invalid_request_error": HTTPStatus.BAD_REQUEST,
+    "authentication_error": HTTPStatus.UNAUTHORIZED,
+    "billing_error": HTTPStatus.PAYMENT_REQUIRED,
+    "permission_error": HTTPStatus.FORBIDDEN,
+    "not_found_error": HTTPStatus.NOT_FOUND,
+    "request_too_large": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    "rate_limit_error": HTTPStatus.TOO_MANY_REQUESTS,
+    "timeout_error": HTTPStatus.GATEWAY_TIMEOUT,
+}
 
 
 class AnthropicDialect:
@@ -39,33 +53,31 @@ class AnthropicDialect:
     chat_path = "/messages"
 
     def body(self, template: Template, upstream_model: str, max_tokens: int | None) -> bytes:
-        asked = template.passed
-        system, messages = _messages(asked["messages"])
-        body: Object = {
-            "model": upstream_model,
-            "max_tokens": max_tokens,
-            "messages": messages,
-            "stream": template.streams,
-        }
-        if system:
-            body["system"] = system
-        for name, usual in _PASSED.items():
-            if asked.get(name) not in (None, usual):
-                body[name] = asked[name]
-        if asked.get("stop") is not None:
-            stop = asked["stop"]
-            body["stop_sequences"] = [stop] if isinstance(stop, str) else stop
-        if asked.get("tools"):
-            body["tools"] = [_tool(tool) for tool in asked["tools"]]
-            choice = _tool_choice(asked.get("tool_choice"), asked.get("parallel_tool_calls"))
-            if choice is not None:
-                body["tool_choice"] = choice
-        config = _output_config(asked.get("response_format"), asked.get("reasoning_effort"))
-        if config:
-            body["output_config"] = config
-        return wire.dumps(body).encode()
+        try:
+            return wire.dumps(_body(template, upstream_model, max_tokens)).encode()
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise InvalidRequestError(
+                "invalid_request",
+                "The messages or the tools are not in OpenAI's shape.",
+                {"param": "messages"},
+            ) from error
 
     def answer(self, body: Object) -> Object:
+        try:
+            return self._translated(body)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise malformed() from error
+
+    def status_inside(self, answer: Object) -> int | None:
+        if answer.get("type") != "error":
+            return None
+        error = answer.get("error")
+        kind = error.get("type") if isinstance(error, dict) else None
+        return _STATUSES.get(kind) if isinstance(kind, str) else None
+
+    def _translated(self, body: Object) -> Object:
+        if body.get("type") == "error":
+            raise _failure(body.get("error"))
         content = body.get("content")
         if not isinstance(content, list):
             raise malformed()
@@ -105,8 +117,15 @@ class _Reader:
         self._head = {"object": "chat.completion.chunk", "created": int(time())}
         self._usage: Object = {}
         self._calls: dict[int, int] = {}  # block → place among the tool calls
+        self._without: set[int] = set()  # blocks of calls whose arguments have not begun
 
     def take(self, event: Object) -> list[Object]:
+        try:
+            return self._translated(event)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise malformed() from error
+
+    def _translated(self, event: Object) -> list[Object]:
         kind = event.get("type")
         if kind == "message_start":
             self._count(event.get("message", {}).get("usage"))
@@ -115,6 +134,8 @@ class _Reader:
             return self._begin(event)
         if kind == "content_block_delta":
             return self._continue(event)
+        if kind == "content_block_stop" and event.get("index") in self._without:
+            return [self._arguments(event["index"], "{}")]
         if kind == "message_delta":
             self._count(event.get("usage"))
             reason = event.get("delta", {}).get("stop_reason")
@@ -129,24 +150,31 @@ class _Reader:
         return []  # a ping, the end of a block, or what is yet to be invented
 
     def _begin(self, event: Object) -> list[Object]:
-        block = event.get("content_block")
-        if not isinstance(block, dict) or block.get("type") != "tool_use":
+        block = event["content_block"]
+        if block.get("type") == "text" and block.get("text"):
+            return [self._chunk({"content": block["text"]})]
+        if block.get("type") != "tool_use":
             return []
         place = self._calls[event["index"]] = len(self._calls)
+        self._without.add(event["index"])
         call = {"index": place} | _call(block.get("id"), block.get("name"), "")
         return [self._chunk({"tool_calls": [call]})]
 
     def _continue(self, event: Object) -> list[Object]:
-        delta = event.get("delta")
-        if not isinstance(delta, dict):
-            raise malformed()
+        delta = event["delta"]
         if delta.get("type") == "text_delta":
             return [self._chunk({"content": delta["text"]})]
         if delta.get("type") == "input_json_delta" and event.get("index") in self._calls:
-            part = {"arguments": delta["partial_json"]}
-            call = {"index": self._calls[event["index"]], "function": part}
-            return [self._chunk({"tool_calls": [call]})]
+            # The first piece is often empty, and the only one where there are no arguments.
+            if not delta["partial_json"]:
+                return []
+            return [self._arguments(event["index"], delta["partial_json"])]
         return []  # thinking and its signature are nobody's to see
+
+    def _arguments(self, block: int, part: str) -> Object:
+        self._without.discard(block)
+        call = {"index": self._calls[block], "function": {"arguments": part}}
+        return self._chunk({"tool_calls": [call]})
 
     def _chunk(self, delta: Object, finish_reason: str | None = None) -> Object:
         choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
@@ -156,6 +184,34 @@ class _Reader:
         # Figures of message_delta are cumulative and may leave out what has not changed.
         if isinstance(usage, dict):
             self._usage |= {name: value for name, value in usage.items() if value is not None}
+
+
+def _body(template: Template, upstream_model: str, max_tokens: int | None) -> Object:
+    asked = template.passed
+    system, messages = _messages(asked["messages"])
+    body: Object = {
+        "model": upstream_model,
+        "max_tokens": max_tokens,
+        "messages": messages,
+        "stream": template.streams,
+    }
+    if system:
+        body["system"] = system
+    for name, usual in _PASSED.items():
+        if asked.get(name) not in (None, usual):
+            body[name] = asked[name]
+    if asked.get("stop") is not None:
+        stop = asked["stop"]
+        body["stop_sequences"] = [stop] if isinstance(stop, str) else stop
+    if asked.get("tools"):
+        body["tools"] = [_tool(tool) for tool in asked["tools"]]
+        choice = _tool_choice(asked.get("tool_choice"), asked.get("parallel_tool_calls"))
+        if choice is not None:
+            body["tool_choice"] = choice
+    config = _output_config(asked.get("response_format"), asked.get("reasoning_effort"))
+    if config:
+        body["output_config"] = config
+    return body
 
 
 def _messages(messages: list[Object]) -> tuple[list[Object], list[Object]]:
@@ -206,7 +262,9 @@ def _turn(message: Object) -> Iterator[Object]:
 def _blocks(content: object) -> list[Object]:
     if isinstance(content, str):
         return [{"type": "text", "text": content}] if content else []
-    return [_block(part) for part in content] if isinstance(content, list) else []
+    parts = content if isinstance(content, list) else []
+    # A text without any is refused there.
+    return [block for block in map(_block, parts) if block.get("text") != ""]
 
 
 def _block(part: Object) -> Object:
@@ -261,7 +319,7 @@ def _output_config(response_format: object, effort: object) -> Object:
             {"param": "response_format"},
         )
     if isinstance(effort, str):
-        config["effort"] = effort
+        config["effort"] = _EFFORTS.get(effort, effort)
     return config
 
 

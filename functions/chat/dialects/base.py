@@ -44,3 +44,7 @@ class Dialect(Protocol):
     def reader(self) -> Reader:
         """A reader for one streamed answer."""
         ...
+
+    def status_inside(self, answer: Object) -> int | None:
+        """The status that a refusal should have had, which came in an answer or an event of 200."""
+        ...
