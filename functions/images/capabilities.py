@@ -42,10 +42,12 @@ def require_able(request: ImageRequest, capabilities: Mapping[str, Any]) -> None
         value = getattr(request, member)
         if value is not None:
             _require(member, value, capabilities.get(capability))
-    known = capabilities.get("options", [])
-    for name in request.options:
+    known = capabilities.get("options", {})
+    for name, value in request.options.items():
+        shown = f"options.{name}"[:100]
         if name not in known:
-            raise _unknown(f"options.{name}"[:100])
+            raise _unknown(shown)
+        _require_option(shown, value, known[name])
 
 
 def _require(member: str, value: Any, able: Any) -> None:  # noqa: ANN401 - JSON
@@ -59,6 +61,16 @@ def _require(member: str, value: Any, able: Any) -> None:  # noqa: ANN401 - JSON
             raise _out_of_range(member, minimum=least, maximum=most)
     elif value not in able:
         raise _out_of_range(member, allowed=list(able))
+
+
+def _require_option(shown: str, value: Any, able: Any) -> None:  # noqa: ANN401 - JSON
+    if able == "boolean":
+        if not isinstance(value, bool):
+            raise _out_of_range(shown, allowed=[True, False])
+        return
+    least, most = able
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise _out_of_range(shown, minimum=least, maximum=most)
 
 
 def _require_prompt(request: ImageRequest, capabilities: Mapping[str, Any]) -> None:

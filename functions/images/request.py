@@ -37,7 +37,7 @@ class ImageRequest:
 
 @dataclass(frozen=True)
 class GeneratedImage:
-    """An image that has been looked at: its bytes begin like what they say they are."""
+    """An image; what kind and how large it is, is known once its bytes have been looked at."""
 
     content: bytes = field(repr=False)
     media_type: str = ""

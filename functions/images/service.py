@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -10,11 +11,13 @@ import httpx
 
 from functions.chat.credentials import Credential
 from functions.chat.routing import not_configured
+from functions.chat.transports import too_slow
 from functions.core.http import SafeClient
 from functions.core.http_session import USER_AGENT, shared_tls
 from functions.core.settings import Settings
 from functions.images.adapters.base import CALL_SECONDS, MAX_IMAGE_BYTES, Adapter, Means, no_image
 from functions.images.adapters.google import GeminiImages
+from functions.images.adapters.libraries import Libraries
 from functions.images.adapters.openai import OpenAIImages
 from functions.images.adapters.replicate import ReplicateImages
 from functions.images.adapters.stability import StabilityImages
@@ -60,7 +63,11 @@ class ImageProviders:
         adapter, base_url = ADAPTERS.get(provider), base_url_of(provider, self._settings)
         if adapter is None or base_url is None:
             raise not_configured()
-        made = await adapter.generate(self._means, base_url, request, credential)
+        try:
+            async with asyncio.timeout(CALL_SECONDS):
+                made = await adapter.generate(self._means, base_url, request, credential)
+        except TimeoutError:
+            raise too_slow() from None
         if not made:
             raise no_image()
         if any(len(image.content) > MAX_IMAGE_BYTES for image in made):
@@ -83,5 +90,9 @@ async def open_image_providers(
         timeout=CALL_SECONDS,
         headers={"User-Agent": USER_AGENT},
     ) as http:
-        means = Means(http, safe_client, settings.google_oauth_url or TOKEN_URL)
-        yield ImageProviders(settings, means)
+        libraries = Libraries()
+        means = Means(http, safe_client, libraries, settings.google_oauth_url or TOKEN_URL)
+        try:
+            yield ImageProviders(settings, means)
+        finally:
+            await libraries.aclose()

@@ -2,7 +2,8 @@
 --
 -- credits_cost is per output: the provider's list price in US dollars for an image of the usual size and quality
 -- (November 2026), times 300 as in chapter 0312. What a model takes is in its capabilities (docs/models.md), and a
--- request is checked against them before the provider is asked.
+-- request is checked against them before the provider is asked. What loosens a provider's own checks of content is
+-- nobody's option: how strict they are is the operator's say.
 --
 -- DALL-E 2 and 3 and Imagen are gone at their providers; their rows stay, inactive, because history names them.
 
@@ -19,13 +20,13 @@ from jsonb_to_recordset($list$[
        "capabilities": {"sizes": ["1024x1024", "1536x1024", "1024x1536", "auto"],
        "qualities": ["low", "medium", "high", "auto"], "formats": ["png", "jpeg", "webp"],
        "backgrounds": ["opaque", "auto"], "max_outputs": 4, "max_prompt_characters": 32000,
-       "options": ["moderation", "output_compression"]}},
+       "options": {"output_compression": [0, 100]}}},
       {"provider": "openai", "model": "gpt-image-1-mini", "name": "GPT Image 1 Mini", "description": "Cheap and quick.",
        "version": "1", "usd": 0.011,
        "capabilities": {"sizes": ["1024x1024", "1536x1024", "1024x1536", "auto"],
        "qualities": ["low", "medium", "high", "auto"], "formats": ["png", "jpeg", "webp"],
        "backgrounds": ["transparent", "opaque", "auto"], "max_outputs": 4, "max_prompt_characters": 32000,
-       "options": ["moderation", "output_compression"]}},
+       "options": {"output_compression": [0, 100]}}},
       {"provider": "openai", "model": "dall-e-3", "name": "DALL-E 3", "description": "Gone at OpenAI since 2026.",
        "version": "3", "usd": 0.04, "is_active": false,
        "capabilities": {"sizes": ["1024x1024", "1792x1024", "1024x1792"], "qualities": ["standard", "hd"],
@@ -50,7 +51,7 @@ from jsonb_to_recordset($list$[
        "description": "Shut down by Google in August 2026.", "version": "4", "usd": 0.04, "is_active": false,
        "capabilities": {"aspect_ratios": ["1:1", "3:4", "4:3", "9:16", "16:9"], "resolutions": ["1K", "2K"],
        "formats": ["png", "jpeg"], "negative_prompt": true, "seed": true, "max_outputs": 4,
-       "max_prompt_characters": 2000, "options": ["personGeneration", "safetySetting", "enhancePrompt"]}},
+       "max_prompt_characters": 2000, "options": {"enhancePrompt": "boolean"}}},
       {"provider": "xai", "model": "grok-imagine-image", "name": "Grok Imagine", "description": "xAI's images.",
        "version": "1", "usd": 0.02,
        "capabilities": {"aspect_ratios": ["1:1", "16:9", "9:16", "4:3", "3:4", "3:2", "2:3", "2:1", "1:2", "auto"],
@@ -59,12 +60,12 @@ from jsonb_to_recordset($list$[
        "description": "Open, in four steps.", "version": "1", "usd": 0.003,
        "capabilities": {"aspect_ratios": ["1:1", "16:9", "21:9", "3:2", "2:3", "4:5", "5:4", "3:4", "4:3", "9:16"],
        "formats": ["png", "jpeg", "webp"], "seed": true, "steps": [1, 4], "max_outputs": 4,
-       "max_prompt_characters": 8000, "options": ["go_fast", "output_quality", "disable_safety_checker"]}},
+       "max_prompt_characters": 8000, "options": {"go_fast": "boolean", "output_quality": [0, 100]}}},
       {"provider": "replicate", "model": "black-forest-labs/flux-dev", "name": "FLUX.1 dev",
        "description": "Open weights, finer than schnell.", "version": "1", "usd": 0.025,
        "capabilities": {"aspect_ratios": ["1:1", "16:9", "21:9", "3:2", "2:3", "4:5", "5:4", "3:4", "4:3", "9:16"],
        "formats": ["png", "jpeg", "webp"], "seed": true, "steps": [1, 50], "guidance": [0, 10], "max_outputs": 4,
-       "max_prompt_characters": 8000, "options": ["go_fast", "output_quality", "disable_safety_checker"]}},
+       "max_prompt_characters": 8000, "options": {"go_fast": "boolean", "output_quality": [0, 100]}}},
       {"provider": "stability", "model": "core", "name": "Stable Image Core", "description": "Quick and affordable.",
        "version": "1", "usd": 0.03,
        "capabilities": {"aspect_ratios": ["1:1", "16:9", "21:9", "2:3", "3:2", "4:5", "5:4", "9:16", "9:21"],

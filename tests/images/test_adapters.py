@@ -6,107 +6,31 @@ import asyncio
 import base64
 import json
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import openai
-import psycopg
 import pytest
 from aiohttp import web
-from psycopg.rows import dict_row
 from pydantic import SecretStr
 
 from functions.chat.credentials import Credential
 from functions.chat.upstream_errors import OwnKeyError, UpstreamError
 from functions.core.errors import InvalidRequestError, QuernelError
-from functions.core.http import Policy, SafeClient
-from functions.core.settings import Settings
 from functions.images import service
 from functions.images.adapters import base, replicate
-from functions.images.request import GeneratedImage, ImageRequest
-from functions.images.service import ImageProviders, open_image_providers
-from local.providers.double import OAUTH_PATH, Double
+from functions.images.request import ImageRequest
 from local.providers.errors import TREATMENTS
-from local.stack import Stack
-from tests.provider_keys.test_checker import EMAIL, service_account
+from tests.images.studio import MODELS, SLUGS, draw_at, studio
 from tests.support.http_server import serve
-from tests.support.providers import provider_double
 
 pytestmark = pytest.mark.anyio
-
-LOOPBACK_ONLY = Policy(
-    schemes=frozenset({"http"}),
-    ports=None,
-    is_allowed_address=lambda address: address.is_loopback,
-    is_allowed_name=lambda _: True,
-)
-MODELS = {
-    "openai": "gpt-image-2",
-    "google": "gemini-3.1-flash-image",
-    "google-vertex": "imagen-4.0-generate-001",
-    "xai": "grok-imagine-image",
-    "replicate": "black-forest-labs/flux-dev",
-    "stability": "core",
-}
-SLUGS = tuple(MODELS)
 
 
 @pytest.fixture(autouse=True)
 def direct(monkeypatch: pytest.MonkeyPatch) -> None:
     """The libraries read proxies from the environment."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-
-
-@dataclass
-class Studio:
-    """Providers, a double of them, and what their models can do."""
-
-    double: Double
-    providers: ImageProviders
-    capabilities: dict[str, dict[str, Any]]
-
-    def key(self, slug: str, treatment: str = "good") -> str:
-        """A key that is treated so; a service account for Vertex, whose tokens are."""
-        if slug != "google-vertex":
-            return self.double.new_key(treatment)
-        self.double.keys[EMAIL] = treatment
-        return service_account(EMAIL)
-
-    async def draw(
-        self, slug: str, prompt: str = "a lighthouse", key: str | None = None, **options: Any
-    ) -> list[GeneratedImage]:
-        model = options.pop("model", MODELS[slug])
-        return await self.providers.generate(
-            slug,
-            ImageRequest(model, prompt, **options),
-            self.capabilities[f"{slug}/{model}"],
-            Credential("own", SecretStr(key or self.key(slug)), key_id="1"),
-        )
-
-
-@pytest.fixture
-def capabilities(stack: Stack) -> dict[str, dict[str, Any]]:
-    """Of every image model of the catalog."""
-    with psycopg.connect(stack.admin_dsn, row_factory=dict_row) as connection:
-        rows = connection.execute(
-            "select m.id, m.capabilities from public.models as m where m.kind = 'image'"
-        ).fetchall()
-    return {row["id"]: row["capabilities"] for row in rows}
-
-
-@asynccontextmanager
-async def studio(capabilities: dict[str, dict[str, Any]]) -> AsyncIterator[Studio]:
-    safe_client = SafeClient(policy=LOOPBACK_ONLY)
-    async with provider_double() as double:
-        settings = Settings(
-            providers=double.settings,  # type: ignore[arg-type]
-            google_oauth_url=f"{double.address}{OAUTH_PATH}",
-        )
-        async with open_image_providers(settings, safe_client) as providers:
-            yield Studio(double, providers, capabilities)
-    await safe_client.aclose()
 
 
 # What is asked -----------------------------------------------------------------------------------
@@ -121,7 +45,7 @@ async def test_openai_is_asked_as_its_library_asks(capabilities: dict[str, Any])
             "background": "opaque",
         }
         images = await s.draw(
-            "openai", key=key, outputs=2, format="png", options={"moderation": "low"}, **asked
+            "openai", key=key, outputs=2, format="png", options={"output_compression": 80}, **asked
         )
         mine = s.double.last("openai")
         async with openai.AsyncOpenAI(base_url=s.double.base_url("openai"), api_key=key) as client:
@@ -130,7 +54,7 @@ async def test_openai_is_asked_as_its_library_asks(capabilities: dict[str, Any])
                 prompt="a lighthouse",
                 n=2,
                 output_format="png",
-                moderation="low",
+                output_compression=80,
                 **asked,
             )
         theirs = s.double.last("openai")
@@ -197,7 +121,7 @@ async def test_imagen_is_asked_with_a_token(capabilities: dict[str, Any]) -> Non
             format="png",
             negative_prompt="people",
             seed=7,
-            options={"personGeneration": "dont_allow"},
+            options={"enhancePrompt": True},
         )
         record = s.double.last("google-vertex")
     assert record.path.endswith("/publishers/google/models/imagen-4.0-generate-001:predict")
@@ -213,7 +137,7 @@ async def test_imagen_is_asked_with_a_token(capabilities: dict[str, Any]) -> Non
             "addWatermark": False,
             "includeRaiReason": True,
             "outputOptions": {"mimeType": "image/png"},
-            "personGeneration": "dont_allow",
+            "enhancePrompt": True,
         },
     }
     assert [one.revised_prompt for one in images] == ["a better prompt"] * 2
@@ -237,7 +161,7 @@ async def test_replicate_is_asked_waited_for_and_fetched_from(
         )
         begun, polled = s.double.records
     assert begun.path == "/models/black-forest-labs/flux-dev/predictions"
-    assert begun.headers["prefer"] == "wait=60"
+    assert begun.headers["cancel-after"] == "300s"
     assert begun.body == {
         "input": {
             "prompt": "slowly, a lighthouse",
@@ -435,31 +359,14 @@ async def test_an_image_at_an_address_inside_is_not_fetched(capabilities: dict[s
 
     async with serve(answer) as url:
         with pytest.raises(UpstreamError, match="cannot be fetched"):
-            await _draw_at(url, "replicate", capabilities["replicate/black-forest-labs/flux-dev"])
+            await draw_at(url, "replicate", capabilities["replicate/black-forest-labs/flux-dev"])
 
 
 @pytest.mark.parametrize("slug", SLUGS)
 async def test_nobody_there(slug: str, capabilities: dict[str, Any]) -> None:
     with pytest.raises(UpstreamError) as caught:
-        await _draw_at("http://127.0.0.1:1", slug, capabilities[f"{slug}/{MODELS[slug]}"])
+        await draw_at("http://127.0.0.1:1", slug, capabilities[f"{slug}/{MODELS[slug]}"])
     assert caught.value.status == 503
-
-
-async def _draw_at(url: str, slug: str, able: dict[str, Any]) -> list[GeneratedImage]:
-    safe_client = SafeClient(policy=LOOPBACK_ONLY)
-    settings = Settings(
-        providers={slug: {"url": url}},  # type: ignore[dict-item]
-        google_oauth_url=f"{url}/token",
-    )
-    secret = service_account(EMAIL) if slug == "google-vertex" else "sk-1"
-    try:
-        async with open_image_providers(settings, safe_client) as providers:
-            request = ImageRequest(MODELS[slug], "a lighthouse")
-            return await providers.generate(
-                slug, request, able, Credential("own", SecretStr(secret))
-            )
-    finally:
-        await safe_client.aclose()
 
 
 async def _expect_nothing(capabilities: dict[str, Any], answer: str) -> None:
@@ -468,7 +375,7 @@ async def _expect_nothing(capabilities: dict[str, Any], answer: str) -> None:
 
     async with serve(handler) as url:
         with pytest.raises(UpstreamError) as caught:
-            await _draw_at(url, "xai", capabilities["xai/grok-imagine-image"])
+            await draw_at(url, "xai", capabilities["xai/grok-imagine-image"])
     assert caught.value.code == "upstream_error"
 
 
@@ -496,6 +403,36 @@ def _text(content: bytes) -> str:
         ),
         ("openai/gpt-image-2", {"aspect_ratio": "1:1"}, "unsupported_parameter", "aspect_ratio"),
         ("openai/gpt-image-2", {"options": {"user": "x"}}, "unsupported_parameter", "options.user"),
+        (
+            "openai/gpt-image-2",
+            {"options": {"moderation": "low"}},
+            "unsupported_parameter",
+            "options.moderation",
+        ),
+        (
+            "openai/gpt-image-2",
+            {"options": {"output_compression": 101}},
+            "invalid_argument",
+            "options.output_compression",
+        ),
+        (
+            "openai/gpt-image-2",
+            {"options": {"output_compression": "80"}},
+            "invalid_argument",
+            "options.output_compression",
+        ),
+        (
+            "replicate/black-forest-labs/flux-dev",
+            {"options": {"go_fast": 1}},
+            "invalid_argument",
+            "options.go_fast",
+        ),
+        (
+            "replicate/black-forest-labs/flux-dev",
+            {"options": {"disable_safety_checker": True}},
+            "unsupported_parameter",
+            "options.disable_safety_checker",
+        ),
         ("xai/grok-imagine-image", {"resolution": "8K"}, "invalid_argument", "resolution"),
         ("xai/grok-imagine-image", {"format": "png"}, "unsupported_parameter", "format"),
         ("stability/core", {"style": "cubist"}, "invalid_argument", "style"),
@@ -506,7 +443,7 @@ def _text(content: bytes) -> str:
         ("xai/grok-imagine-image", {"prompt": " "}, "invalid_argument", "prompt"),
         ("xai/grok-imagine-image", {"prompt": "x" * 8001}, "invalid_argument", "prompt"),
     ],
-    ids=range(18),
+    ids=range(23),
 )
 async def test_what_a_model_cannot_do_is_refused_before_the_call(
     model: str, options: dict[str, Any], code: str, param: str, capabilities: dict[str, Any]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -18,6 +19,9 @@ from functions.chat.upstream import clean, refusal_error
 from functions.chat.upstream_errors import broken
 from functions.core.errors import QuernelError
 from functions.core.http import SafeClient
+from functions.core.http_answers import AnswerTooLargeError, asked
+from functions.core.logging import log_event
+from functions.images.adapters.libraries import Libraries
 from functions.images.request import GeneratedImage, ImageRequest
 from functions.providers.refusals import Meaning, Refusal, understand
 
@@ -26,7 +30,9 @@ MAX_ANSWER_BYTES = 96 * 1024 * 1024
 
 MAX_IMAGE_BYTES = 32 * 1024 * 1024
 CALL_SECONDS = 300.0
-"""The slowest models take two to three minutes for an image."""
+"""Of all that an adapter does for a request; the slowest models take two to three minutes."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,8 @@ class Means:
     """To providers; no redirects."""
     safe_client: SafeClient
     """To addresses that a provider names."""
+    libraries: Libraries
+    """Providers' own; they share a client, too."""
     oauth_url: str
 
 
@@ -75,15 +83,11 @@ async def call(
 ) -> httpx.Response:
     """See `post`."""
     try:
-        async with means.http.stream(method, url, headers=dict(headers), **body) as response:
-            raw = bytearray()
-            async for data in response.aiter_bytes():
-                raw += data
-                if len(raw) > MAX_ANSWER_BYTES:
-                    raise broken("The provider's answer is too large.")
-            answer = httpx.Response(
-                response.status_code, headers=_plain(response.headers), content=bytes(raw)
-            )
+        answer = await asked(
+            means.http, method, url, max_bytes=MAX_ANSWER_BYTES, headers=dict(headers), **body
+        )
+    except AnswerTooLargeError:
+        raise too_large() from None
     except httpx.TimeoutException:
         raise too_slow() from None
     except httpx.HTTPError:
@@ -106,6 +110,11 @@ def content_refused(said: str, credential: Credential) -> QuernelError:
     return refusal_error(
         Refusal(Meaning.SAFETY, said), clean(said, credential), credential, "prompt"
     )
+
+
+def key_rejected(credential: Credential) -> QuernelError:
+    """The error where a provider says in words of its own that it does not know the key."""
+    return refusal_error(Refusal(Meaning.KEY, ""), "", credential)
 
 
 def json_of(answer: httpx.Response) -> Any:  # noqa: ANN401 - whatever was sent
@@ -146,20 +155,31 @@ def no_image() -> QuernelError:
     return broken("The provider answered without an image.")
 
 
+def too_large() -> QuernelError:
+    """The error for an answer that outgrew MAX_ANSWER_BYTES."""
+    return broken("The provider's answer is too large.")
+
+
 def those_made(results: Sequence[GeneratedImage | BaseException]) -> list[GeneratedImage]:
-    """The images of several calls; the first error where there is none."""
-    images = [one for one in results if isinstance(one, GeneratedImage)]
+    """The images of several calls. Raises the first refusal where there is none.
+
+    Whatever else was raised is raised: only what a provider answers may be missing.
+    """
+    images, refusals = [], []
+    for one in results:
+        if isinstance(one, GeneratedImage):
+            images.append(one)
+        elif isinstance(one, QuernelError):
+            refusals.append(one)
+        else:
+            raise one
     if not images:
-        raise next((one for one in results if isinstance(one, BaseException)), no_image())
+        raise refusals[0] if refusals else no_image()
+    for refusal in refusals:
+        log_event(logger, logging.WARNING, "image not made", code=refusal.code)
     return images
 
 
 def given(**members: Any) -> dict[str, Any]:
     """Those that have a value."""
     return {name: value for name, value in members.items() if value is not None}
-
-
-def _plain(headers: httpx.Headers) -> dict[str, str]:
-    """Without what described the encoded body."""
-    dropped = ("content-encoding", "content-length", "transfer-encoding")
-    return {name: value for name, value in headers.items() if name.lower() not in dropped}

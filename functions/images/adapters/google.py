@@ -10,7 +10,8 @@ from typing import Any
 
 from functions.chat.credentials import Credential
 from functions.chat.transports import too_slow, unreachable
-from functions.core.errors import OperatorError, QuernelError
+from functions.core.errors import QuernelError
+from functions.core.http_answers import AnswerTooLargeError
 from functions.images.adapters.base import (
     CALL_SECONDS,
     Means,
@@ -18,6 +19,7 @@ from functions.images.adapters.base import (
     no_image,
     refused,
     those_made,
+    too_large,
 )
 from functions.images.request import GeneratedImage, ImageRequest
 
@@ -29,29 +31,34 @@ class GeminiImages:
 
     async def generate(
         self,
-        means: Means,  # noqa: ARG002 - the library has connections of its own
+        means: Means,
         base_url: str,
         request: ImageRequest,
         credential: Credential,
     ) -> list[GeneratedImage]:
-        library = _library()
-        root, _, version = base_url.rpartition("/")
-        secret = "" if credential.secret is None else credential.secret.get_secret_value()
-        client = library.Client(
-            api_key=secret,
-            vertexai=False,
-            http_options=library.types.HttpOptions(
-                base_url=root, api_version=version, timeout=int(CALL_SECONDS * 1000)
-            ),
+        library = means.libraries.genai()
+        # It reads the certificates several times over: a tenth of a second, in which the process
+        # would stand still.
+        client = await asyncio.to_thread(_client, library, means, base_url, credential)
+        made = await asyncio.gather(
+            *(_one(library, client, request, credential) for _ in range(request.outputs)),
+            return_exceptions=True,
         )
-        try:
-            made = await asyncio.gather(
-                *(_one(library, client, request, credential) for _ in range(request.outputs)),
-                return_exceptions=True,
-            )
-        finally:
-            await client.aio.aclose()
         return those_made(made)
+
+
+def _client(library: Any, means: Means, base_url: str, credential: Credential) -> Any:  # noqa: ANN401
+    root, _, version = base_url.rpartition("/")
+    return library.Client(
+        api_key="" if credential.secret is None else credential.secret.get_secret_value(),
+        vertexai=False,
+        http_options=library.types.HttpOptions(
+            base_url=root,
+            api_version=version,
+            timeout=int(CALL_SECONDS * 1000),
+            httpx_async_client=means.libraries.http,
+        ),
+    )
 
 
 async def _one(
@@ -76,6 +83,8 @@ async def _one(
         raise refused(error.code, error.details, _headers(error), credential) from None
     except TimeoutError:
         raise too_slow() from None
+    except AnswerTooLargeError:
+        raise too_large() from None
     except Exception as error:  # noqa: BLE001 - the library lets through what its HTTP client raises
         raise _translated(error) from None
     return _image(answer, credential)
@@ -102,16 +111,5 @@ def _headers(error: Any) -> dict[str, str]:  # noqa: ANN401 - of the module
 
 
 def _translated(error: Exception) -> QuernelError:
-    """An error of an HTTP client that is the library's own, and not ours."""
+    """An error of the HTTP client, which the library lets through."""
     return too_slow() if "Timeout" in type(error).__name__ else unreachable()
-
-
-def _library() -> Any:  # noqa: ANN401 - a module
-    try:
-        from google import genai  # noqa: PLC0415 - only where images are made with it
-    except ImportError:
-        raise OperatorError(
-            "google_genai_missing",
-            "Gemini's images need Google's library: pip install 'quernel[images]'.",
-        ) from None
-    return genai

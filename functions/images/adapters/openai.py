@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from functions.chat.credentials import Credential
 from functions.chat.transports import too_slow, unreachable
-from functions.core.errors import OperatorError
+from functions.core.http_answers import AnswerTooLargeError
 from functions.images.adapters.base import (
     CALL_SECONDS,
     Means,
@@ -17,11 +17,14 @@ from functions.images.adapters.base import (
     given,
     no_image,
     refused,
+    too_large,
 )
 from functions.images.request import GeneratedImage, ImageRequest
 
 if TYPE_CHECKING:
     import openai
+
+_FROM_ENVIRONMENT = ("OpenAI-Organization", "OpenAI-Project")
 
 
 class OpenAIImages:
@@ -29,12 +32,12 @@ class OpenAIImages:
 
     async def generate(
         self,
-        means: Means,  # noqa: ARG002 - the library has connections of its own
+        means: Means,
         base_url: str,
         request: ImageRequest,
         credential: Credential,
     ) -> list[GeneratedImage]:
-        library = _library()
+        library = means.libraries.openai()
         asked: dict[str, Any] = given(
             model=request.model,
             prompt=request.prompt,
@@ -46,35 +49,33 @@ class OpenAIImages:
             extra_body=dict(request.options) or None,
         )
         secret = "" if credential.secret is None else credential.secret.get_secret_value()
-        async with library.AsyncOpenAI(
-            api_key=secret, base_url=base_url, max_retries=0, timeout=CALL_SECONDS
-        ) as client:
-            try:
-                answer = await client.images.generate(**asked)
-            except library.APITimeoutError:
-                raise too_slow() from None
-            except library.APIStatusError as error:
-                raise refused(
-                    error.status_code, _body(error), error.response.headers, credential
-                ) from None
-            except (library.APIConnectionError, library.OpenAIError):
-                raise unreachable() from None
+        client = library.AsyncOpenAI(
+            api_key=secret,
+            base_url=base_url,
+            max_retries=0,
+            timeout=CALL_SECONDS,
+            # Whose organization pays is the key's to say, and not the environment's.
+            default_headers=dict.fromkeys(_FROM_ENVIRONMENT, library.Omit()),
+            http_client=means.libraries.http,
+        )
+        try:
+            answer = await client.images.generate(**asked)
+        except library.APITimeoutError:
+            raise too_slow() from None
+        except library.APIStatusError as error:
+            raise refused(
+                error.status_code, _body(error), error.response.headers, credential
+            ) from None
+        except AnswerTooLargeError:
+            raise too_large() from None
+        except library.OpenAIError:
+            raise unreachable() from None
         if not answer.data:
             raise no_image()
         return [
             GeneratedImage(decoded(image.b64_json), revised_prompt=image.revised_prompt)
             for image in answer.data
         ]
-
-
-def _library() -> Any:  # noqa: ANN401 - a module
-    try:
-        import openai  # noqa: PLC0415 - only where images are made with it
-    except ImportError:
-        raise OperatorError(
-            "openai_missing", "OpenAI's images need its library: pip install 'quernel[images]'."
-        ) from None
-    return openai
 
 
 def _body(error: openai.APIStatusError) -> object:

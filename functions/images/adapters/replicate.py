@@ -10,8 +10,9 @@ import asyncio
 from contextlib import suppress
 from typing import Any
 
+import httpx
+
 from functions.chat.credentials import Credential
-from functions.chat.transports import too_slow
 from functions.chat.upstream_errors import broken
 from functions.core.errors import QuernelError
 from functions.images.adapters.base import (
@@ -28,9 +29,9 @@ from functions.images.adapters.base import (
 from functions.images.request import GeneratedImage, ImageRequest
 from functions.providers.definitions import DEFINITIONS
 
-POLL_SECONDS = 1.0
-WAIT_SECONDS = 60
-"""The longest that Replicate holds the first answer back."""
+POLL_SECONDS = 0.5
+CANCEL_SECONDS = 10.0
+"""How long whoever left waits for the prediction to be called off."""
 
 _FORMATS = {"jpeg": "jpg"}
 _SAFETY = ("nsfw", "safety", "flagged", "sensitive")
@@ -45,24 +46,22 @@ class ReplicateImages:
         if credential.secret is None:
             raise no_image()
         headers = DEFINITIONS["replicate"].auth(credential.secret)
-        prediction = json_of(
-            await post(
+        beginning = asyncio.create_task(
+            post(
                 means,
                 f"{base_url}/models/{request.model}/predictions",
                 credential,
-                headers | {"Prefer": f"wait={WAIT_SECONDS}"},
+                # Should nobody be left to call it off, it ends by itself.
+                headers | {"Cancel-After": f"{CALL_SECONDS:.0f}s"},
                 json={"input": _input(request)},
             )
         )
         try:
-            async with asyncio.timeout(CALL_SECONDS):
-                ended = await _ended(means, base_url, prediction, credential, headers)
-        except TimeoutError:
-            await _cancel(means, base_url, prediction, credential, headers)
-            raise too_slow() from None
+            prediction = json_of(await asyncio.shield(beginning))
+            ended = await _ended(means, base_url, prediction, credential, headers)
         except asyncio.CancelledError:
             # Whoever left pays nobody for what is not wanted any more.
-            await asyncio.shield(_cancel(means, base_url, prediction, credential, headers))
+            await asyncio.shield(_cancel(means, base_url, beginning, credential, headers))
             raise
         output = ended.get("output")
         urls = output if isinstance(output, list) else [output]
@@ -110,11 +109,18 @@ async def _ended(
 
 
 async def _cancel(
-    means: Means, base_url: str, prediction: object, credential: Credential, headers: dict[str, str]
+    means: Means,
+    base_url: str,
+    beginning: asyncio.Task[httpx.Response],
+    credential: Credential,
+    headers: dict[str, str],
 ) -> None:
-    with suppress(QuernelError):
-        url = f"{base_url}/predictions/{_id(prediction)}/cancel"
-        await post(means, url, credential, headers)
+    """Call a prediction off, which may not have been answered yet."""
+    with suppress(QuernelError, TimeoutError):
+        async with asyncio.timeout(CANCEL_SECONDS):
+            prediction = json_of(await beginning)
+            url = f"{base_url}/predictions/{_id(prediction)}/cancel"
+            await post(means, url, credential, headers)
 
 
 def _id(prediction: object) -> str:

@@ -15,17 +15,19 @@ import httpx
 
 from functions.chat.credentials import Credential
 from functions.chat.transports import unreachable
-from functions.chat.upstream_errors import OwnKeyError
+from functions.core.http_answers import AnswerTooLargeError
 from functions.images.adapters.base import (
     Means,
     content_refused,
     decoded,
     given,
     json_of,
+    key_rejected,
     no_image,
     post,
     refused,
     those_made,
+    too_large,
 )
 from functions.images.request import GeneratedImage, ImageRequest
 from functions.providers.google_tokens import ServiceAccount, ask_for_token
@@ -65,6 +67,8 @@ class VertexImages:
 async def _token(means: Means, account: ServiceAccount, credential: Credential) -> str:
     try:
         answer = await ask_for_token(means.http, account, means.oauth_url)
+    except AnswerTooLargeError:
+        raise too_large() from None
     except httpx.HTTPError:
         raise unreachable() from None
     body = json_of(answer)
@@ -72,8 +76,8 @@ async def _token(means: Means, account: ServiceAccount, credential: Credential) 
         token = body.get("access_token")
         if isinstance(token, str):
             return token
-    if isinstance(body, dict) and body.get("error") == "invalid_grant" and credential.is_own:
-        raise OwnKeyError("rejected")
+    if isinstance(body, dict) and body.get("error") == "invalid_grant":
+        raise key_rejected(credential)
     raise refused(answer.status_code, body, answer.headers, credential)
 
 
