@@ -513,7 +513,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except QuernelError as error:
         return _fail(options, error.code, error.message, error.facts)
     except CommandFailedError as error:
-        return _fail(options, "command_failed", str(error))
+        return _fail(options, "command_failed", str(error), error.details if options.json else None)
     print(json.dumps(result).decode() if options.json else options.show(result))
     return 0
 

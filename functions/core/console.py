@@ -16,6 +16,11 @@ BAR_CHARACTERS = 30
 class CommandFailedError(Exception):
     """The command was carried out and the result is a failure; the message says which."""
 
+    def __init__(self, message: str, details: dict[str, Json] | None = None) -> None:
+        """`details`: what the message has no room for; shown with --json alone."""
+        super().__init__(message)
+        self.details = details
+
 
 def fields(record: dict[str, Json]) -> str:
     """One line per member; members of members are indented."""

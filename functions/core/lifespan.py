@@ -20,8 +20,7 @@ from functions.core.http_session import USER_AGENT
 from functions.core.jwks import KeySet
 from functions.core.settings import STRIPE_API_VERSION, Settings
 from functions.provider_keys.checker import open_key_checker
-from functions.provider_keys.sources import open_master_keys
-from functions.provider_keys.vault import Vault
+from functions.provider_keys.sources import open_vault
 
 STRIPE_RETRIES = 2
 """Stripe's library repeats only what is safe to repeat: it sends an idempotency key with each."""
@@ -49,8 +48,7 @@ def lifespan(settings: Settings) -> Lifespan:
                 client = httpx.AsyncClient(trust_env=False, headers={"User-Agent": USER_AGENT})
                 keys = KeySet(settings.jwks_url, await stack.enter_async_context(client))
             app.state.database = database
-            master_keys = open_master_keys(settings)
-            app.state.vault = None if master_keys is None else Vault(master_keys)
+            app.state.vault = open_vault(settings)
             app.state.readiness = Readiness(database)
             app.state.safe_client = safe_client
             app.state.key_checker = await stack.enter_async_context(

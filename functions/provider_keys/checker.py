@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -15,6 +16,7 @@ from pydantic import SecretStr
 
 from functions.core.errors import InvalidRequestError, NotFoundError, QuernelError
 from functions.core.http import SafeClient
+from functions.core.http_answers import AnswerTooLargeError, asked
 from functions.core.http_session import USER_AGENT, shared_tls
 from functions.core.settings import Settings
 from functions.provider_keys.checks import CheckOutcome, KeyCheck
@@ -25,6 +27,8 @@ from functions.providers.refusals import Meaning, understand
 
 VERTEX = "google-vertex"
 CHECK_SECONDS = 10.0
+"""For the whole of a check."""
+
 MAX_BYTES = 2 * 1024 * 1024
 """Of an answer: a list of some hundred models is about 100 kB."""
 
@@ -106,6 +110,15 @@ class ProviderKeyChecker:
 
     async def check(self, provider: str, secret: SecretStr, base_url: str | None) -> KeyCheck:
         """See KeyChecker. Raises NotFoundError for a provider whose address nobody knows, too."""
+        try:
+            async with asyncio.timeout(CHECK_SECONDS):
+                return await self._check(provider, secret, base_url)
+        except (httpx.HTTPError, TimeoutError):
+            return KeyCheck("failed", "upstream_unavailable")
+        except AnswerTooLargeError:
+            return KeyCheck("failed", "upstream_error")
+
+    async def _check(self, provider: str, secret: SecretStr, base_url: str | None) -> KeyCheck:
         if provider == VERTEX:
             return await self._check_service_account(ServiceAccount.read(secret))
         _require_printable(secret)
@@ -118,18 +131,18 @@ class ProviderKeyChecker:
             )
         definition = DEFINITIONS.get(provider) or Definition(provider, url)
         probe = PROBES.get(provider, _Probe("/models"))
-        try:
-            status, headers, body = await self._get(url + probe.path, definition.auth(secret))
-        except httpx.HTTPError:
-            return KeyCheck("failed", "upstream_unavailable")
-        return _judged(status, headers, body, probe.reads)
+        answer = await asked(
+            self._http,
+            "GET",
+            url + probe.path,
+            max_bytes=MAX_BYTES,
+            headers=definition.auth(secret),
+        )
+        return _judged(answer.status_code, answer.headers, _json(answer.content), probe.reads)
 
     async def _check_service_account(self, account: ServiceAccount) -> KeyCheck:
         """A token is enough: what the account may do is seen when it is used."""
-        try:
-            response = await ask_for_token(self._http, account, self._token_url)
-        except httpx.HTTPError:
-            return KeyCheck("failed", "upstream_unavailable")
+        response = await ask_for_token(self._http, account, self._token_url)
         body = _json(response.content)
         if response.status_code == HTTPStatus.OK and isinstance(body, dict):
             return KeyCheck("completed")
@@ -156,17 +169,6 @@ class ProviderKeyChecker:
         if not isinstance(body, dict) or not isinstance(body.get("data"), list):
             return KeyCheck("failed", "upstream_error")
         return KeyCheck("completed", models=tuple(_model_ids(body["data"])))
-
-    async def _get(
-        self, url: str, headers: dict[str, str]
-    ) -> tuple[int, Mapping[str, str], object]:
-        async with self._http.stream("GET", url, headers=headers) as response:
-            raw = bytearray()
-            async for data in response.aiter_bytes():
-                raw += data
-                if len(raw) > MAX_BYTES:
-                    break
-            return response.status_code, response.headers, _json(bytes(raw))
 
 
 @asynccontextmanager

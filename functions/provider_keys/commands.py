@@ -12,7 +12,7 @@ from functions.core.database import Database
 from functions.core.json import Json
 from functions.core.settings import Settings, SettingsError
 from functions.provider_keys.rotation import BATCH, Report, check, rotate
-from functions.provider_keys.sources import open_key_source, open_master_keys
+from functions.provider_keys.sources import open_key_source, open_vault
 from functions.provider_keys.vault import Vault
 
 SHOWN_FAILURES = 20
@@ -121,13 +121,14 @@ async def _followed(
         more = len(report.failures) - len(failures)
         raise CommandFailedError(
             f"{len(report.failures)} keys do not open, {report.done} were done: {shown}"
-            + (f", and {more} more" if more else "")
+            + (f", and {more} more" if more else ""),
+            {"failures": report.failures},
         )
     return report
 
 
 def _vault(settings: Settings) -> Vault:
-    master_keys = open_master_keys(settings)
-    if master_keys is None:
+    vault = open_vault(settings)
+    if vault is None:
         raise SettingsError("QUERNEL_MASTER_KEYS is not set: there is no vault here")
-    return Vault(master_keys)
+    return vault

@@ -6,6 +6,7 @@ The transit key is of type aes256-gcm96. https://developer.hashicorp.com/vault/a
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import os
@@ -14,11 +15,17 @@ from http import HTTPStatus
 import httpx
 
 from functions.core.errors import OperatorError, UnavailableError
+from functions.core.http_answers import AnswerTooLargeError, asked
 from functions.core.http_session import USER_AGENT, shared_tls
 from functions.core.settings import Settings, SettingsError
 from functions.provider_keys.master_keys import MASTER_KEY_BYTES, unreadable
 
 SECONDS = 5.0
+"""For the whole of a call."""
+
+MAX_BYTES = 64 * 1024
+"""Of an answer; a wrapped key has some hundred."""
+
 _PASSING = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.PRECONDITION_FAILED)
 """412: a standby has not caught up yet."""
 
@@ -60,15 +67,19 @@ class HashicorpTransit:
             headers["X-Vault-Namespace"] = self._namespace
         context = base64.b64encode(kid.encode()).decode()
         try:
-            async with httpx.AsyncClient(
-                verify=shared_tls(), trust_env=False, timeout=SECONDS
-            ) as http:
-                response = await http.post(
+            async with (
+                asyncio.timeout(SECONDS),
+                httpx.AsyncClient(verify=shared_tls(), trust_env=False, timeout=SECONDS) as http,
+            ):
+                response = await asked(
+                    http,
+                    "POST",
                     f"{self._url}/{operation}/{self._key}",
+                    max_bytes=MAX_BYTES,
                     json=body | {"associated_data": context},
                     headers=headers,
                 )
-        except httpx.HTTPError:
+        except (httpx.HTTPError, AnswerTooLargeError, TimeoutError):
             raise _unavailable() from None
         status = response.status_code
         if status in _PASSING or status >= HTTPStatus.INTERNAL_SERVER_ERROR:

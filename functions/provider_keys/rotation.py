@@ -49,6 +49,7 @@ async def rotate(
     Raises QuernelError where the database or the master keys cannot be had; what was done stays.
     """
     report = Report()
+    await vault.require_current()  # else every single row would say so
     async for rows in _batches(database, batch, except_kid=vault.current_kid):
         wrapped = []
         for row in rows:

@@ -27,6 +27,7 @@ from functions.provider_keys.master_keys import (
     MasterKeys,
     unreadable,
 )
+from functions.provider_keys.vault import Vault
 
 RETRY_SECONDS = 5.0
 """How long a service that did not answer is left alone."""
@@ -98,7 +99,8 @@ class FetchedKeyRing:
             return self._rings[kid]
         until, failure = self._failures.get(kid, (0.0, None))
         if failure is not None and monotonic() < until:
-            raise failure
+            # As it was when it was made, and not with the frames of everybody who met it since.
+            raise failure.with_traceback(None)
         if kid not in self._fetching:
             self._fetching[kid] = asyncio.create_task(self._fetch(kid))
         # Whoever leaves does not take it away from the others.
@@ -148,6 +150,12 @@ def open_master_keys(settings: Settings) -> MasterKeys | None:
         return FetchedKeyRing(open_key_source(settings), texts, current)
     except ValueError as error:
         raise SettingsError(f"QUERNEL_MASTER_KEYS: {error}") from None
+
+
+def open_vault(settings: Settings) -> Vault | None:
+    """The vault of a process; None where there are no master keys. Raises SettingsError."""
+    master_keys = open_master_keys(settings)
+    return None if master_keys is None else Vault(master_keys)
 
 
 def _bytes(kid: str, text: str) -> bytes:

@@ -7,8 +7,6 @@ from functions.core.http import SafeClient
 from functions.core.json import Json
 from functions.provider_keys.checker import open_key_checker
 from functions.provider_keys.service import checked
-from functions.provider_keys.sources import open_master_keys
-from functions.provider_keys.vault import Vault
 from functions.tasks.context import TaskContext, TaskRejectedError, TaskRetryError
 
 RETRY_SECONDS = 600.0  # a provider that did not answer is asked again
@@ -23,8 +21,7 @@ async def check_idle_key(payload: dict[str, Json], context: TaskContext) -> dict
     key_id = payload.get("provider_key_id")
     if not isinstance(key_id, str):
         raise TaskRejectedError("the payload names no key")
-    master_keys = open_master_keys(context.settings)
-    if master_keys is None:
+    if context.vault is None:
         raise TaskRejectedError("no master keys are configured")
     stored = await context.database.rpc("provider_key_idle", p_id=key_id)
     if stored is None:
@@ -32,7 +29,7 @@ async def check_idle_key(payload: dict[str, Json], context: TaskContext) -> dict
     safe_client = SafeClient()
     try:
         async with open_key_checker(context.settings, safe_client) as checker:
-            key = await checked(context.database, Vault(master_keys), checker, stored, None)
+            key = await checked(context.database, context.vault, checker, stored, None)
     except OperatorError as error:
         raise TaskRejectedError(error.operator_code) from None
     finally:

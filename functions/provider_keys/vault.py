@@ -77,6 +77,10 @@ class Vault:
         """The master key that wraps from now on."""
         return self._master_keys.current
 
+    async def require_current(self) -> None:
+        """Raise QuernelError, as `seal` does, where the current master key cannot be had."""
+        await self._master_keys.wrap(bytes(KEY_BITS // 8), b"")
+
     async def seal(self, secret: SecretStr, place: Place) -> Sealed:
         """Encrypt under a fresh data key, wrapped by the current master key.
 

@@ -17,11 +17,15 @@ import jwt
 from pydantic import SecretStr
 
 from functions.core.errors import InvalidRequestError
+from functions.core.http_answers import asked
 
 TOKEN_URL = "https://oauth2.googleapis.com/token"  # noqa: S105 - an address
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 LIFE_SECONDS = 600
 """Of an assertion; Google allows an hour."""
+
+MAX_TOKEN_BYTES = 64 * 1024
+"""Of an answer; a token has one to two kB."""
 
 _PROJECT = re.compile(r"[a-z][a-z0-9-]{4,61}[a-z0-9](?::[a-z0-9.-]+)?")
 _ACCOUNT = re.compile(r"[A-Za-z0-9-]+@[a-z0-9.-]+\.gserviceaccount\.com")
@@ -85,9 +89,15 @@ class ServiceAccount:
 async def ask_for_token(
     http: httpx.AsyncClient, account: ServiceAccount, token_url: str = TOKEN_URL
 ) -> httpx.Response:
-    """Google's answer to an assertion; `access_token` is in its JSON where the status is 200."""
-    return await http.post(
+    """Google's answer to an assertion; `access_token` is in its JSON where the status is 200.
+
+    Raises httpx.HTTPError, AnswerTooLargeError, InvalidRequestError.
+    """
+    return await asked(
+        http,
+        "POST",
         token_url,
+        max_bytes=MAX_TOKEN_BYTES,
         data={
             "grant_type": "urn:ietf:params:oauth:grant-type:jwt-bearer",
             "assertion": account.assertion(),

@@ -10,6 +10,7 @@ from uuid import UUID
 from functions.core.database import Database
 from functions.core.json import Json
 from functions.core.settings import Settings
+from functions.provider_keys.vault import Vault
 
 MAX_RETRY_SECONDS = 86_400
 """A retry is at most a day away (backend.task_fail)."""
@@ -42,6 +43,8 @@ class TaskContext:
     task_id: UUID
     attempt: int
     """From 1."""
+    vault: Vault | None = None
+    """Of the process; None where no master keys are configured."""
 
 
 Handler: TypeAlias = Callable[[dict[str, Json], TaskContext], Awaitable[dict[str, Json] | None]]

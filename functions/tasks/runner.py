@@ -13,6 +13,7 @@ from functions.core.errors import InvalidRequestError, QuernelError
 from functions.core.json import Json
 from functions.core.logging import log_event
 from functions.core.settings import Settings
+from functions.provider_keys.sources import open_vault
 from functions.tasks.context import TaskContext, TaskKind, TaskRejectedError, TaskRetryError
 from functions.tasks.lease import LEASE_LOST, ClaimedTask, Lease
 
@@ -44,7 +45,9 @@ class Runner:
         slots: int = SLOTS,
         lease_seconds: int = LEASE_SECONDS,
     ) -> None:
+        """Raises SettingsError for master keys that are half configured."""
         self._settings = settings
+        self._vault = open_vault(settings)
         self._database = database
         self._kinds = kinds
         self._name = name
@@ -136,7 +139,7 @@ class Runner:
         if kind is None:
             await lease.fail(f"no handler for tasks of kind {task.kind}")
             return "unknown_kind"
-        context = TaskContext(self._settings, self._database, task.id, task.attempt)
+        context = TaskContext(self._settings, self._database, task.id, task.attempt, self._vault)
         work = asyncio.create_task(_call(kind, task.payload, context))
         renewal = asyncio.create_task(lease.keep())
         try:

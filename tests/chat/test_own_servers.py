@@ -126,7 +126,7 @@ async def test_nobody_there_and_silence(monkeypatch: pytest.MonkeyPatch) -> None
     assert (error.status, error.code) == (503, "upstream_unavailable")
 
     async def handler(_: web.BaseRequest) -> web.Response:
-        await asyncio.sleep(30)
+        await asyncio.sleep(2)
         return web.Response()
 
     monkeypatch.setattr(places, "OWN_SERVER_SILENCE_SECONDS", 0.2)
@@ -143,7 +143,7 @@ async def test_a_stream_that_falls_silent_or_never_ends(monkeypatch: pytest.Monk
         body = await request.json()
         for _ in range(1 if body["model"] == "silent" else 2000):
             await response.write(f"data: {json.dumps(chunk)}\n\n".encode())
-        await asyncio.sleep(30)
+        await asyncio.sleep(2)
         return response
 
     monkeypatch.setattr(places, "OWN_SERVER_SILENCE_SECONDS", 0.3)

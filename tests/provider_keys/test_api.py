@@ -10,7 +10,7 @@ import time
 import traceback
 import uuid
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx
@@ -25,6 +25,7 @@ from functions.core.http import SafeClient
 from functions.core.settings import Settings
 from functions.provider_keys.schemas import KeyRequest
 from functions.provider_keys.service import ProviderKeyService
+from functions.provider_keys.sources import open_vault
 from functions.provider_keys.tasks import check_idle_key
 from functions.tasks.context import TaskContext, TaskRejectedError, TaskRetryError
 from local.postgres import wheel_binaries
@@ -444,7 +445,7 @@ async def test_idle_keys_are_checked_again(desk: Desk, new_person: NewPerson) ->
     desk.double.keys[old["secret"]] = "rejected"
     database = await Database.open(desk.settings)
     try:
-        context = TaskContext(desk.settings, database, uuid.uuid4(), 1)
+        context = TaskContext(desk.settings, database, uuid.uuid4(), 1, open_vault(desk.settings))
         result = await check_idle_key({"provider_key_id": old["id"]}, context)
         assert result == {"result": "rejected"}
         desk.double.keys[fresh["secret"]] = "outage"
@@ -454,6 +455,8 @@ async def test_idle_keys_are_checked_again(desk: Desk, new_person: NewPerson) ->
         assert gone == {"result": "gone"}
         with pytest.raises(TaskRejectedError):
             await check_idle_key({}, context)
+        with pytest.raises(TaskRejectedError, match="no master keys"):
+            await check_idle_key({"provider_key_id": old["id"]}, replace(context, vault=None))
     finally:
         await database.aclose()
     assert (await desk.ask(person, "GET", f"/{old['id']}")).json()["is_valid"] is False

@@ -17,10 +17,13 @@ from pydantic import SecretStr
 from functions.core.errors import InvalidRequestError, NotFoundError, QuernelError
 from functions.core.http import Policy, SafeClient
 from functions.core.settings import Settings
+from functions.provider_keys import checker as checker_module
 from functions.provider_keys.checker import ProviderKeyChecker, open_key_checker
+from functions.provider_keys.checks import KeyCheck
 from local.providers.double import OAUTH_PATH, Double
-from tests.support.http_server import serve
+from tests.support.http_server import Handler, serve
 from tests.support.providers import provider_double
+from tests.support.unending import pour, trickle
 
 pytestmark = pytest.mark.anyio
 
@@ -131,6 +134,34 @@ async def test_odd_answers(status: int, body: Any, outcome: str) -> None:
         checker(Settings(providers={"openai": {"url": url}})) as checks,  # type: ignore[dict-item]
     ):
         assert (await checks.check("openai", SecretStr("sk-1"), None)).outcome == outcome
+
+
+@pytest.mark.parametrize("slug", ["openai", "google-vertex", "openai-compatible"])
+async def test_an_answer_that_trickles_says_nothing(
+    slug: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every byte comes in time; the whole never does."""
+    monkeypatch.setattr(checker_module, "CHECK_SECONDS", 0.5)
+
+    assert await _asked(trickle, slug) == KeyCheck("failed", "upstream_unavailable")
+
+
+@pytest.mark.parametrize("slug", ["openai", "google-vertex"])
+async def test_an_answer_without_end_says_nothing(slug: str) -> None:
+    assert await _asked(pour, slug) == KeyCheck("failed", "upstream_error")
+
+
+async def _asked(handler: Handler, slug: str) -> KeyCheck:
+    """What is said of a key where a server of one's own stands in for the provider."""
+    secret = service_account(EMAIL) if slug == "google-vertex" else "sk-1"
+    async with serve(handler) as url:
+        settings = Settings(
+            providers={slug: {"url": url}},  # type: ignore[dict-item]
+            google_oauth_url=url,
+        )
+        async with checker(settings, ANYWHERE) as checks:
+            base_url = url if slug == "openai-compatible" else None
+            return await checks.check(slug, SecretStr(secret), base_url)
 
 
 async def test_a_provider_out_of_reach_says_nothing() -> None:

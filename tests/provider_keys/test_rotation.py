@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -19,8 +20,8 @@ import pytest
 from functions.core.database import Database
 from functions.core.errors import OperatorError
 from functions.core.settings import Settings
-from functions.provider_keys.master_keys import KeyRing, MasterKeyMissingError
-from functions.provider_keys.rotation import check, rotate
+from functions.provider_keys.master_keys import KeyRing, MasterKeyMissingError, unreadable
+from functions.provider_keys.rotation import Report, check, rotate
 from functions.provider_keys.rows import place_of, sealed_of
 from functions.provider_keys.sources import open_master_keys
 from functions.provider_keys.vault import Vault
@@ -277,3 +278,33 @@ def test_keys_that_do_not_open_are_named_and_the_command_fails(
     )
     assert failed.returncode == 1
     assert f"{key_id} (master_key_missing)" in failed.stderr
+    in_json = subprocess.run(
+        [sys.executable, "-m", "functions.cli", "keys", "rotate", "--json"],
+        cwd=ROOT,
+        env=environment_of(alone, "new"),
+        capture_output=True,
+        timeout=60,
+        check=False,
+        text=True,
+    )
+    error = json.loads(in_json.stderr.splitlines()[-1])["error"]
+    assert error["failures"] == [{"id": key_id, "code": "master_key_missing"}]
+
+
+async def test_a_current_key_that_cannot_be_had_is_told_once(
+    alone: Stack, books: psycopg.Connection
+) -> None:
+    """It is not the rows' fault, and none of them is gone through."""
+    async with opened(alone, "old") as (database, old):
+        await bring_many(books, old, 3)
+
+        class Away(KeyRing):
+            async def wrap(self, *_: bytes) -> tuple[str, bytes]:
+                raise unreadable("new", "it is gone")
+
+        away = Vault(Away({"new": os.urandom(32)}, "new"))
+        seen: list[Report] = []
+        with pytest.raises(OperatorError) as caught:
+            await rotate(database, away, tell=seen.append)
+    assert caught.value.operator_code == "master_key_unreadable"
+    assert seen == []

@@ -188,6 +188,13 @@ async def test_a_vault_that_is_away_is_left_alone_for_a_while(
             with pytest.raises(UnavailableError):
                 await vault.seal(SecretStr(CANARY), PLACE)
         assert len(double.calls) == 1
+        # What is remembered of it does not grow with everybody who meets it.
+        lengths = set()
+        for _ in range(3):
+            with pytest.raises(UnavailableError) as caught:
+                await vault.seal(SecretStr(CANARY), PLACE)
+            lengths.add(len(caught.traceback))
+        assert len(lengths) == 1
         double.trouble = None
         monkeypatch.setattr(sources, "monotonic", lambda: 1e9)
         await vault.seal(SecretStr(CANARY), PLACE)
