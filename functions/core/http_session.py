@@ -1,7 +1,7 @@
 """HTTP connections to the servers that every request needs: PostgREST and a model server.
 
 aiohttp, because httpx took half of the process's CPU (docs/decisions/0009). Everything else stays
-on httpx, and what users name goes through SafeClient (http.py).
+on httpx (`open_client`), and what users name goes through SafeClient (http.py).
 """
 
 from __future__ import annotations
@@ -50,6 +50,20 @@ def open_session(
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=decompress,
         trust_env=False,
+    )
+
+
+def open_client(seconds: float) -> httpx.AsyncClient:
+    """A client of httpx for addresses that nobody outside chooses: no proxies, no redirects.
+
+    `seconds`: of silence, at the most.
+    """
+    return httpx.AsyncClient(
+        verify=shared_tls(),
+        trust_env=False,
+        follow_redirects=False,
+        timeout=seconds,
+        headers={"User-Agent": USER_AGENT},
     )
 
 

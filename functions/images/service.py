@@ -7,15 +7,20 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-import httpx
-
 from functions.chat.credentials import Credential
 from functions.chat.routing import not_configured
 from functions.chat.transports import too_slow
 from functions.core.http import SafeClient
-from functions.core.http_session import USER_AGENT, shared_tls
+from functions.core.http_session import open_client
 from functions.core.settings import Settings
-from functions.images.adapters.base import CALL_SECONDS, MAX_IMAGE_BYTES, Adapter, Means, no_image
+from functions.images.adapters.base import (
+    CALL_SECONDS,
+    MAX_ANSWER_BYTES,
+    MAX_IMAGE_BYTES,
+    Adapter,
+    Means,
+    no_image,
+)
 from functions.images.adapters.google import GeminiImages
 from functions.images.adapters.libraries import Libraries
 from functions.images.adapters.openai import OpenAIImages
@@ -83,14 +88,8 @@ async def open_image_providers(
     settings: Settings, safe_client: SafeClient
 ) -> AsyncIterator[ImageProviders]:
     """They, with connections that are closed at the end."""
-    async with httpx.AsyncClient(
-        verify=shared_tls(),
-        trust_env=False,
-        follow_redirects=False,
-        timeout=CALL_SECONDS,
-        headers={"User-Agent": USER_AGENT},
-    ) as http:
-        libraries = Libraries()
+    async with open_client(CALL_SECONDS) as http:
+        libraries = Libraries(MAX_ANSWER_BYTES, CALL_SECONDS)
         means = Means(http, safe_client, libraries, settings.google_oauth_url or TOKEN_URL)
         try:
             yield ImageProviders(settings, means)

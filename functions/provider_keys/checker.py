@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from functions.core.errors import InvalidRequestError, NotFoundError, QuernelError
 from functions.core.http import SafeClient
 from functions.core.http_answers import AnswerTooLargeError, asked
-from functions.core.http_session import USER_AGENT, shared_tls
+from functions.core.http_session import open_client
 from functions.core.settings import Settings
 from functions.provider_keys.checks import CheckOutcome, KeyCheck
 from functions.provider_keys.vault import MAX_SECRET_BYTES
@@ -176,13 +176,7 @@ async def open_key_checker(
     settings: Settings, safe_client: SafeClient
 ) -> AsyncIterator[ProviderKeyChecker]:
     """The checker of a process."""
-    async with httpx.AsyncClient(
-        verify=shared_tls(),
-        trust_env=False,
-        follow_redirects=False,
-        timeout=CHECK_SECONDS,
-        headers={"User-Agent": USER_AGENT},
-    ) as http:
+    async with open_client(CHECK_SECONDS) as http:
         token_url = settings.google_oauth_url or TOKEN_URL
         yield ProviderKeyChecker(settings, safe_client, http, token_url)
 

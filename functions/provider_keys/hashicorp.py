@@ -16,7 +16,7 @@ import httpx
 
 from functions.core.errors import OperatorError, UnavailableError
 from functions.core.http_answers import AnswerTooLargeError, asked
-from functions.core.http_session import USER_AGENT, shared_tls
+from functions.core.http_session import open_client
 from functions.core.settings import Settings, SettingsError
 from functions.provider_keys.master_keys import MASTER_KEY_BYTES, unreadable
 
@@ -62,14 +62,14 @@ class HashicorpTransit:
         return (await self._post("encrypt", kid, {"plaintext": key}))["ciphertext"]
 
     async def _post(self, operation: str, kid: str, body: dict[str, str]) -> dict[str, str]:
-        headers = {"X-Vault-Token": self._token.get_secret_value(), "User-Agent": USER_AGENT}
+        headers = {"X-Vault-Token": self._token.get_secret_value()}
         if self._namespace is not None:
             headers["X-Vault-Namespace"] = self._namespace
         context = base64.b64encode(kid.encode()).decode()
         try:
             async with (
                 asyncio.timeout(SECONDS),
-                httpx.AsyncClient(verify=shared_tls(), trust_env=False, timeout=SECONDS) as http,
+                open_client(SECONDS) as http,
             ):
                 response = await asked(
                     http,

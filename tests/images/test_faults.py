@@ -44,7 +44,8 @@ async def test_an_answer_that_trickles_is_given_up(
 async def test_an_answer_without_end_is_cut_off(
     slug: str, capabilities: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(base, "MAX_ANSWER_BYTES", 100_000)
+    for place in (base, service):
+        monkeypatch.setattr(place, "MAX_ANSWER_BYTES", 100_000)
     async with serve(pour) as url:
         with pytest.raises(UpstreamError, match="too large"):
             await draw_at(url, slug, capabilities[f"{slug}/{MODELS[slug]}"])
@@ -55,7 +56,8 @@ async def test_an_answer_that_swells_is_cut_off(
     slug: str, capabilities: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What counts is what is there after decoding."""
-    monkeypatch.setattr(base, "MAX_ANSWER_BYTES", 100_000)
+    for place in (base, service):
+        monkeypatch.setattr(place, "MAX_ANSWER_BYTES", 100_000)
 
     async def swell(_: web.BaseRequest) -> web.Response:
         response = web.Response(body=b" " * 3_000_000, content_type="application/json")

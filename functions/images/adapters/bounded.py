@@ -8,11 +8,21 @@ import httpx2
 
 from functions.core.http_answers import AnswerTooLargeError, without_encoding
 from functions.core.http_session import USER_AGENT, shared_tls
-from functions.images.adapters import base
 
 
 class BoundedClient(httpx2.AsyncClient):
     """Counts the bytes of an answer as they are decoded, and leaves off."""
+
+    def __init__(self, max_bytes: int, seconds: float) -> None:
+        """`max_bytes` of an answer; `seconds` between two pieces of one."""
+        super().__init__(
+            verify=shared_tls(),
+            trust_env=False,
+            follow_redirects=False,
+            timeout=seconds,
+            headers={"User-Agent": USER_AGENT},
+        )
+        self._max_bytes = max_bytes
 
     async def send(
         self,
@@ -29,7 +39,7 @@ class BoundedClient(httpx2.AsyncClient):
             raw = bytearray()
             async for data in response.aiter_bytes():
                 raw += data
-                if len(raw) > base.MAX_ANSWER_BYTES:
+                if len(raw) > self._max_bytes:
                     raise AnswerTooLargeError
         finally:
             await response.aclose()
@@ -39,14 +49,3 @@ class BoundedClient(httpx2.AsyncClient):
             content=bytes(raw),
             request=request,
         )
-
-
-def open_bounded() -> BoundedClient:
-    """One, whose calls have the time of a call for images."""
-    return BoundedClient(
-        verify=shared_tls(),
-        trust_env=False,
-        follow_redirects=False,
-        timeout=base.CALL_SECONDS,
-        headers={"User-Agent": USER_AGENT},
-    )

@@ -19,16 +19,18 @@ _INSTALL = "pip install 'quernel[images]'."
 class Libraries:
     """Those of the extra `images`, each loaded when it is first needed. One per process."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_bytes: int, seconds: float) -> None:
+        """`max_bytes` of an answer; `seconds` between two pieces of one."""
+        self._bounds = max_bytes, seconds
         self._http: httpx2.AsyncClient | None = None
 
     @property
     def http(self) -> httpx2.AsyncClient:
         """Their client: no proxies, no redirects, answers within bounds."""
         if self._http is None:
-            from functions.images.adapters.bounded import open_bounded  # noqa: PLC0415 - an extra
+            from functions.images.adapters.bounded import BoundedClient  # noqa: PLC0415 - an extra
 
-            self._http = open_bounded()
+            self._http = BoundedClient(*self._bounds)
         return self._http
 
     def openai(self) -> Any:  # noqa: ANN401 - a module
