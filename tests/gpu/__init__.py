@@ -1,0 +1,1 @@
+"""Tests of gpu/: the real code on tiny models that the tests make."""
