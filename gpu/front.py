@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 
 import anyio
 import httpx
+from anyio import to_thread
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -33,11 +34,15 @@ ANSWER_HEADERS = ("content-type", "cache-control", "retry-after")
 
 
 def front(
-    url: str, is_healthy: Callable[[], bool], paths: Mapping[str, str] = CHAT_PATHS
+    url: str,
+    is_healthy: Callable[[], bool],
+    paths: Mapping[str, str] = CHAT_PATHS,
+    on_lost: Callable[[], None] = lambda: None,
 ) -> Starlette:
     """The application: `paths` (with their method) of the server at `url`, and /health.
 
-    /health asks `is_healthy`, which may block.
+    /health asks `is_healthy`, which may block. `on_lost` is called when a request could not be
+    sent and the server is not healthy either: nothing will get better here.
     """
     client = httpx.AsyncClient(
         base_url=url,
@@ -74,6 +79,8 @@ def front(
         except httpx.TimeoutException:
             return _error(504, "The model server did not answer in time.")
         except httpx.HTTPError:
+            if not await to_thread.run_sync(is_healthy):
+                on_lost()
             return _error(503, "The model server cannot be reached.")
         return Response(status_code=CLIENT_LEFT) if answer is None else _Forwarded(answer)
 

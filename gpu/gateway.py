@@ -25,8 +25,12 @@ from starlette.types import Receive, Scope, Send
 
 from gpu.front import ANSWER_HEADERS, MAX_BODY_BYTES, REQUEST_HEADERS
 
-PATHS = {"chat": "/v1/chat/completions", "embedding": "/v1/embeddings", "vision": ""}
-"""By kind; what looks at images answers chats."""
+PATHS = {
+    "chat": "/v1/chat/completions",
+    "embedding": "/v1/embeddings",
+    "vision": "/v1/chat/completions",
+}
+"""The path that each kind of model answers."""
 
 FIRST_BYTES_SECONDS = 2.0
 WARMING_SECONDS = 5.0  # between comments

@@ -230,12 +230,19 @@ class ModelServer:
         Raises ServerError when it does not answer.
         """
         for prompt in WARM_UP_PROMPTS:
-            message = {"role": "user", "content": prompt}
-            self._post(
-                "/v1/chat/completions",
-                seconds,
-                {"model": model, "messages": [message], "max_tokens": 8},
-            )
+            self.ask(model, prompt, 8, seconds)
+
+    def ask(
+        self, model: str, prompt: str, max_tokens: int, seconds: float = WARM_UP_SECONDS
+    ) -> str:
+        """The text of one short answer. Raises ServerError."""
+        message = {"role": "user", "content": prompt}
+        body = {"model": model, "messages": [message], "max_tokens": max_tokens}
+        answer = self._post("/v1/chat/completions", seconds, body)
+        try:
+            return str(answer.json()["choices"][0]["message"]["content"])
+        except (ValueError, LookupError, TypeError) as error:
+            raise ServerError("vllm serve answered with no completion") from error
 
     def sleep(self) -> None:
         """Move the weights to the host's memory and drop the cache: before a snapshot.
@@ -266,7 +273,7 @@ class ModelServer:
             os.killpg(self._child.pid, signal.SIGKILL)
         return self._child.wait(KILL_SECONDS)
 
-    def _post(self, path: str, seconds: float, body: object = None) -> None:
+    def _post(self, path: str, seconds: float, body: object = None) -> httpx.Response:
         self.require_alive()
         try:
             answer = self._http.post(path, json=body, timeout=seconds)
@@ -275,3 +282,4 @@ class ModelServer:
             raise ServerError(f"vllm serve did not answer {path}") from error
         if answer.status_code != httpx.codes.OK:
             raise ServerError(f"vllm serve answered {path} with {answer.status_code}")
+        return answer

@@ -46,7 +46,9 @@ class Handler(BaseHTTPRequestHandler):
             self.endless()
         else:
             seen = {name.lower(): text for name, text in self.headers.items()}
-            self.answer(200, json.dumps({"path": self.path, "headers": seen}).encode())
+            said = [{"message": {"role": "assistant", "content": "Hello."}}]
+            answer = {"path": self.path, "headers": seen, "choices": said}
+            self.answer(200, json.dumps(answer).encode())
 
     def answer(self, status: int, body: bytes) -> None:
         self.send_response(status)

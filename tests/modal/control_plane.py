@@ -101,6 +101,12 @@ class ControlPlane:
     def _SecretGetOrCreate(self, _: Any) -> Any:  # noqa: N802
         return api_pb2.SecretGetOrCreateResponse(secret_id=self._id("st"))
 
+    def _VolumeGetOrCreate(self, _: Any) -> Any:  # noqa: N802
+        return api_pb2.VolumeGetOrCreateResponse(volume_id=self._id("vo"))
+
+    def _ClassCreate(self, _: Any) -> Any:  # noqa: N802
+        return api_pb2.ClassCreateResponse(class_id=self._id("cs"))
+
     def _MountPutFile(self, _: Any) -> Any:  # noqa: N802
         return api_pb2.MountPutFileResponse(exists=True)
 

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from modal_proto import api_pb2
 
+import modal_app
+from gpu.llm import SERVING, VLLM_VERSION
 from local.paths import ROOT
 from tests.modal.control_plane import ControlPlane
 
@@ -55,15 +57,100 @@ def functions(deployment: ControlPlane) -> dict[str, Any]:
     }
 
 
+CARDS = {"DefaultChat.*": "L40S", "FastChat.*": "H100", "Vision.*": "L4", "Embeddings.*": "L4"}
+SNAPSHOTS = {"DefaultChat.*", "FastChat.*", "Vision.*"}
+
+
 def test_nothing_is_deployed_that_is_not_named_here(functions: dict[str, Any]) -> None:
-    assert sorted(functions) == ["dispatch", "run_tasks", "wake", "web"]
+    assert set(functions) == {"dispatch", "models", "run_tasks", "wake", "web", *CARDS}
 
 
-def test_no_function_asks_for_a_gpu_or_stays_warm(functions: dict[str, Any]) -> None:
+def test_nothing_stays_warm(functions: dict[str, Any]) -> None:
     for function in functions.values():
-        assert function.resources.gpu_config.gpu_type == ""
         assert function.autoscaler_settings.min_containers == 0
         assert function.autoscaler_settings.buffer_containers == 0
+
+
+def test_each_class_has_one_card_of_its_kind_and_nothing_else_has_one(
+    functions: dict[str, Any],
+) -> None:
+    cards = {
+        name: function.resources.gpu_config.gpu_type
+        for name, function in functions.items()
+        if function.resources.gpu_config.gpu_type
+    }
+    assert cards == CARDS
+    assert {functions[name].resources.gpu_config.count for name in CARDS} == {1}
+
+
+def test_cards_are_few_and_go_when_nobody_asks(functions: dict[str, Any]) -> None:
+    for name in CARDS:
+        scaling = functions[name].autoscaler_settings
+        assert (scaling.max_containers, scaling.scaledown_window) == (4, 300)
+
+
+def test_cards_take_as_many_requests_as_they_are_worth(functions: dict[str, Any]) -> None:
+    """Never fewer than vLLM computes at the same time."""
+    inputs = {
+        name: (functions[name].target_concurrent_inputs, functions[name].max_concurrent_inputs)
+        for name in CARDS
+    }
+    assert inputs == {
+        "DefaultChat.*": (64, 128),
+        "FastChat.*": (256, 512),
+        "Vision.*": (32, 64),
+        "Embeddings.*": (0, 16),
+    }
+    for served in (modal_app.DefaultChat, modal_app.FastChat, modal_app.Vision):
+        model_id = served._get_user_cls().model_id
+        assert inputs[f"{served._get_user_cls().__name__}.*"][0] == SERVING[model_id].max_num_seqs
+
+
+def test_what_is_compiled_for_a_card_is_kept_in_a_snapshot(functions: dict[str, Any]) -> None:
+    kept = {name for name, one in functions.items() if one.checkpointing_enabled}
+    assert kept == SNAPSHOTS
+    for name in SNAPSHOTS:
+        assert functions[name].experimental_options["enable_gpu_snapshot"] == "True"
+
+
+def test_weights_and_caches_lie_on_one_volume(
+    deployment: ControlPlane, functions: dict[str, Any]
+) -> None:
+    names = {request.deployment_name for request in deployment.of("VolumeGetOrCreate")}
+    assert names == {"quernel-models"}
+    for name, function in functions.items():
+        paths = [mount.mount_path for mount in function.volume_mounts]
+        assert paths == (["/cache"] if name in CARDS else [])
+
+
+def test_cards_are_behind_modals_proxy_and_the_gateway_behind_its_token(
+    deployment: ControlPlane,
+) -> None:
+    """A class tells its web endpoints by its methods."""
+    asked = [request.function for request in deployment.of("FunctionCreate")]
+    methods = {
+        one.function_name: one.method_definitions for one in asked if one.function_name in CARDS
+    }
+    assert set(methods) == set(CARDS)
+    for definitions in methods.values():
+        assert set(definitions) == {"front", "smoke"}
+        assert definitions["front"].webhook_config.requires_proxy_auth
+        assert definitions["front"].webhook_config.type == api_pb2.WEBHOOK_TYPE_ASGI_APP
+    (gateway,) = [one for one in asked if one.function_name == "models"]
+    assert not gateway.webhook_config.requires_proxy_auth
+    assert gateway.max_concurrent_inputs == 500
+
+
+def test_no_card_is_given_a_secret(functions: dict[str, Any]) -> None:
+    assert {len(functions[name].secret_ids) for name in CARDS} == {0}
+
+
+def test_vllm_comes_from_the_image_of_the_version_that_its_flags_are_checked_for(
+    deployment: ControlPlane,
+) -> None:
+    images = [request.image for request in deployment.of("ImageGetOrCreate")]
+    commands = [command for image in images for command in image.dockerfile_commands]
+    assert f"FROM vllm/vllm-openai:v{VLLM_VERSION}" in commands
 
 
 def test_only_the_dispatcher_has_a_schedule(functions: dict[str, Any]) -> None:
@@ -81,7 +168,10 @@ def test_one_dispatcher_runs_at_a_time(functions: dict[str, Any]) -> None:
 
 def test_every_function_has_its_time_limit(functions: dict[str, Any]) -> None:
     limits = {name: function.timeout_secs for name, function in functions.items()}
-    assert limits == {"web": 900, "run_tasks": 3600, "wake": 60, "dispatch": 300}
+    ours = {"web": 900, "run_tasks": 3600, "wake": 60, "dispatch": 300, "models": 1800}
+    assert limits == ours | dict.fromkeys(CARDS, 1800)
+    for name in CARDS:
+        assert functions[name].startup_timeout_secs == 2400
 
 
 def test_the_web_app_serves_many_requests_per_container(functions: dict[str, Any]) -> None:
@@ -98,23 +188,30 @@ def test_waking_the_runner_takes_a_post_with_the_keys_of_the_workspace(
     assert (wake.method, wake.requires_proxy_auth) == ("POST", True)
 
 
-def test_every_function_gets_the_one_secret(
+def test_what_acts_for_clients_gets_the_settings_and_the_gateway_its_own_secret(
     deployment: ControlPlane, functions: dict[str, Any]
 ) -> None:
-    (secret,) = {
-        (request.deployment_name, tuple(request.required_keys))
+    secrets = {
+        request.deployment_name: tuple(request.required_keys)
         for request in deployment.of("SecretGetOrCreate")
     }
-    assert secret == ("quernel", ("QUERNEL_ENVIRONMENT", "QUERNEL_SUPABASE_URL"))
-    assert {len(function.secret_ids) for function in functions.values()} == {1}
+    assert secrets == {
+        "quernel": ("QUERNEL_ENVIRONMENT", "QUERNEL_SUPABASE_URL"),
+        "quernel-gpu": ("MODAL_PROXY_KEY", "MODAL_PROXY_SECRET", "QUERNEL_LLM_API_KEY"),
+    }
+    ours = {name: tuple(functions[name].secret_ids) for name in functions if name not in CARDS}
+    gateway = ours.pop("models")
+    assert len(set(ours.values())) == 1
+    assert len(gateway) == 1
+    assert gateway not in ours.values()
 
 
 def test_the_image_is_built_from_the_lock(deployment: ControlPlane) -> None:
     images = [request.image for request in deployment.of("ImageGetOrCreate")]
     commands = [command for image in images for command in image.dockerfile_commands]
     assert any(command.startswith("FROM python:3.11") for command in commands)
-    (install,) = [command for command in commands if "uv pip install" in command]
-    assert "--require-hashes" in install
+    (install,) = [command for command in commands if "--require-hashes" in command]
+    assert "uv pip install" in install
     assert "--constraints /quernel/constraints.txt" in install
     (project,) = [file for image in images for file in image.context_files]
     assert project.data == (ROOT / "pyproject.toml").read_bytes()
@@ -134,7 +231,9 @@ def test_the_code_goes_along_and_nothing_else(deployment: ControlPlane) -> None:
     strangers = {
         name
         for name in sent
-        if not name.startswith(("/root/functions/", "/root/modal_app.py", "/quernel/"))
+        if not name.startswith(
+            ("/root/functions/", "/root/gpu/", "/root/modal_app.py", "/quernel/")
+        )
     }
     assert strangers == set()
     assert not [name for name in sent if ".env" in name or "secrets" in name]
@@ -143,7 +242,8 @@ def test_the_code_goes_along_and_nothing_else(deployment: ControlPlane) -> None:
 def test_the_module_can_be_imported_where_only_the_code_is(tmp_path: Path) -> None:
     """As in a container: no project files, no settings, no account."""
     shutil.copy(MODULE, tmp_path)
-    shutil.copytree(ROOT / "functions", tmp_path / "functions")
+    for package in ("functions", "gpu"):
+        shutil.copytree(ROOT / package, tmp_path / package)
     result = subprocess.run(
         [sys.executable, "-W", "error", "-c", "import modal_app; print(modal_app.app.name)"],
         cwd=tmp_path,
