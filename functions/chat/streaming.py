@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
 
 import anyio
@@ -15,6 +16,9 @@ from functions.chat.metering import ClientGoneError
 from functions.core.errors import QuernelError, body
 from functions.core.json import dumps
 
+WARMING_AFTER_SECONDS = 20.0  # a warm model has spoken by then; proxies cut off at 60 and more
+WARMING_SECONDS = 15.0  # between comments
+WARMING = b": warming\n\n"  # a comment: clients of server-sent events skip it
 SEND_SECONDS = 30.0  # a client that takes nothing for so long has left
 HEADERS = {
     "content-type": "text/event-stream; charset=utf-8",
@@ -57,21 +61,54 @@ class Sink:
         self._send = send
         self.has_started = False
         self.headers = dict(HEADERS)
+        self._warming: asyncio.Task[None] | None = None
+        self._writing = asyncio.Lock()  # a comment is sent whole before anything else
+
+    @asynccontextmanager
+    async def warming(self) -> AsyncIterator[None]:
+        """Inside, comments are sent until the first events: the model's card may still wake.
+
+        The first of them sends the headers, so what goes wrong later is an error event.
+        """
+        self._warming = asyncio.create_task(self._say_that_it_warms())
+        try:
+            yield
+        finally:
+            if self._warming is not None:
+                self._warming.cancel()
+                self._warming = None
+
+    async def _say_that_it_warms(self) -> None:
+        await asyncio.sleep(WARMING_AFTER_SECONDS)
+        # A client that has left, or takes nothing, is noticed where events are sent.
+        with suppress(OSError):
+            while True:
+                async with self._writing:
+                    await self._write(WARMING)
+                await asyncio.sleep(WARMING_SECONDS)
+
+    async def _fall_silent(self) -> None:
+        async with self._writing:
+            if self._warming is not None:
+                self._warming.cancel()
+                self._warming = None
 
     async def write(self, events: str) -> None:
         """Send events. Raises ClientGoneError when nobody takes them."""
         # asyncio's, because anyio's took a fifth of the time that a frame costs.
         try:
             async with asyncio.timeout(SEND_SECONDS):
+                if self._warming is not None:
+                    await self._fall_silent()
                 await self._write(events.encode())
         except TimeoutError as error:
             raise ClientGoneError from error
 
     async def _write(self, data: bytes) -> None:
         if not self.has_started:
-            self.has_started = True
             headers = [(name.encode(), text.encode()) for name, text in self.headers.items()]
             await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+            self.has_started = True
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def end(self) -> None:
@@ -95,7 +132,8 @@ class EventResponse(Response):
         sink = Sink(send)
 
         async def work() -> None:
-            await self._produce(sink)
+            async with sink.warming():
+                await self._produce(sink)
             await sink.end()
 
         try:

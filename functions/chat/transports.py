@@ -23,6 +23,8 @@ from functions.core.settings import ProviderSettings
 
 MAX_ANSWER_BYTES = 32 * 1024 * 1024  # 8 choices of 8,192 tokens with logprobs are about 10 MB
 MAX_EXCHANGE_SECONDS = 1800.0
+MAX_WAITS = 12  # of 150 seconds: how long a card may take to wake
+SEE_OTHER = 303  # Modal's, after 150 seconds: the same answer can be waited for on over there
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,15 @@ class SessionTransport:
                     response = await self._client().post(
                         URL(url), data=body, headers=headers, allow_redirects=False
                     )
+                for _ in range(MAX_WAITS):
+                    there = _waiting_place(response)
+                    if there is None:
+                        break
+                    response.close()
+                    async with asyncio.timeout(self._place.timeout_seconds):
+                        response = await self._client().get(
+                            there, headers=headers, allow_redirects=False
+                        )
                 named = {name.lower(): value for name, value in response.headers.items()}
                 yield Reply(response.status, named, _read(response))
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
@@ -145,6 +156,18 @@ class SafeTransport:
             if data is None:
                 return
             yield data
+
+
+def _waiting_place(response: aiohttp.ClientResponse) -> URL | None:
+    """Where a 303 says that the answer will be: at the same server, or our key would leave."""
+    location = response.headers.get("location")
+    if response.status != SEE_OTHER or location is None:
+        return None
+    try:
+        there = response.url.join(URL(location, encoded=True))
+        return there if there.origin() == response.url.origin() else None
+    except ValueError:
+        return None
 
 
 def unreachable(*, may_repeat: bool = False) -> UpstreamError:
