@@ -41,6 +41,7 @@ MAX_CARDS = 4  # of one model
 GATEWAY_REQUESTS = 500  # at the same time in one container: they wait, too
 EMBEDDING_REQUESTS = 16  # one pass runs at a time; the rest wait in line
 SMOKE_TOKENS = 16
+GIB = 1024  # MiB, in which Modal reckons memory
 
 PROJECT = Path(__file__).parent
 LOCK = "/quernel/constraints.txt"
@@ -180,7 +181,10 @@ class Served:
 
 
 def card(model_id: str, image: modal.Image, **options: Any) -> dict[str, Any]:
-    """What all classes with a GPU have in common, for app.cls."""
+    """What all classes with a GPU have in common, for app.cls.
+
+    `memory` of the host holds the weights while the server sleeps, and the server.
+    """
     return {
         "image": image,
         "gpu": MODELS[model_id].gpu,
@@ -199,7 +203,7 @@ SNAPSHOT: dict[str, Any] = {
 }
 
 
-@app.cls(**card("Qwen2.5-32B-Instruct-AWQ", vllm_image, **SNAPSHOT))
+@app.cls(**card("Qwen2.5-32B-Instruct-AWQ", vllm_image, memory=32 * GIB, **SNAPSHOT))
 @modal.concurrent(max_inputs=128, target_inputs=64)
 class DefaultChat(Served):
     """The model of whoever names none."""
@@ -207,7 +211,7 @@ class DefaultChat(Served):
     model_id = "Qwen2.5-32B-Instruct-AWQ"
 
 
-@app.cls(**card("Qwen3-30B-A3B-Instruct-2507-FP8", vllm_image, **SNAPSHOT))
+@app.cls(**card("Qwen3-30B-A3B-Instruct-2507-FP8", vllm_image, memory=48 * GIB, **SNAPSHOT))
 @modal.concurrent(max_inputs=512, target_inputs=256)
 class FastChat(Served):
     """A mixture of experts, in FP8."""
@@ -215,7 +219,7 @@ class FastChat(Served):
     model_id = "Qwen3-30B-A3B-Instruct-2507-FP8"
 
 
-@app.cls(**card("Qwen3-VL-8B-Instruct-FP8", vllm_image, **SNAPSHOT))
+@app.cls(**card("Qwen3-VL-8B-Instruct-FP8", vllm_image, memory=24 * GIB, **SNAPSHOT))
 @modal.concurrent(max_inputs=64, target_inputs=32)
 class Vision(Served):
     """Looks at images."""
@@ -223,7 +227,7 @@ class Vision(Served):
     model_id = "Qwen3-VL-8B-Instruct-FP8"
 
 
-@app.cls(**card("Qwen3-Embedding-4B", torch_image))
+@app.cls(**card("Qwen3-Embedding-4B", torch_image, memory=16 * GIB))
 @modal.concurrent(max_inputs=EMBEDDING_REQUESTS)
 class Embeddings:
     """Vectors. No snapshot: 8 GB of weights from the Volume are there in seconds."""

@@ -85,7 +85,7 @@ class Serving:
 
 SERVING: Mapping[str, Serving] = {
     # 19 GB of weights and 256 KiB of cache per token (64 layers, 8 heads of 128, 16 bits) leave
-    # room for about 90,000 tokens on 48 GB.
+    # room for about 80,000 tokens on 48 GB.
     "Qwen2.5-32B-Instruct-AWQ": Serving(max_model_len=32_768, max_num_seqs=64),
     # 31 GB of weights and 96 KiB per token (48 layers, 4 heads of 128) leave room for about
     # 380,000 tokens on 80 GB.

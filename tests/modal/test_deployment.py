@@ -89,6 +89,18 @@ def test_cards_are_few_and_go_when_nobody_asks(functions: dict[str, Any]) -> Non
         assert (scaling.max_containers, scaling.scaledown_window) == (4, 300)
 
 
+def test_the_hosts_memory_holds_the_weights_of_a_server_that_sleeps(
+    functions: dict[str, Any],
+) -> None:
+    gibibytes = {name: functions[name].resources.memory_mb / 1024 for name in CARDS}
+    assert gibibytes == {
+        "DefaultChat.*": 32,
+        "FastChat.*": 48,
+        "Vision.*": 24,
+        "Embeddings.*": 16,
+    }
+
+
 def test_cards_take_as_many_requests_as_they_are_worth(functions: dict[str, Any]) -> None:
     """Never fewer than vLLM computes at the same time."""
     inputs = {
