@@ -185,8 +185,12 @@ class ModelServer:
     def start(self) -> None:
         """Start it, in a process group of its own: its engine is another process.
 
-        Raises ServerError when the program cannot be run.
+        Raises ServerError when the program cannot be run, or when something answers at its address
+        already: it would be taken for the child.
         """
+        with suppress(httpx.HTTPError):
+            self._http.get("/health")
+            raise ServerError("something else answers at the address of vllm serve")
         try:
             self._child = subprocess.Popen(
                 self._command, env=self._environment, start_new_session=True

@@ -123,7 +123,9 @@ def _upstream(slug: str, place: ProviderSettings, transport: SessionTransport) -
     spoken = SPOKEN.get(slug)
     if spoken is None:
         dialect = OpenAIDialect(
-            limit=place.limit_parameter, continuous_usage=place.continuous_usage
+            limit=place.limit_parameter,
+            continuous_usage=place.continuous_usage,
+            refuses_inside=True,  # as gpu/gateway.py does once a stream has begun to wait
         )
         return Upstream(transport, place.url, dialect, auth=bearer)
     auth = bearer if slug == "google" else DEFINITIONS[slug].auth  # its OpenAI paths take a Bearer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from functions.chat import streaming
 from functions.chat.streaming import WARMING, EventResponse, Sink
 from functions.chat.transports import MAX_WAITS
 from functions.core.errors import QuernelError
-from tests.chat.test_upstream import CREDENTIAL, upstream_at
+from tests.chat.test_upstream import CREDENTIAL, ask, upstream_at
 from tests.support.http_server import serve
 
 pytestmark = pytest.mark.anyio
@@ -194,3 +195,21 @@ async def test_waiting_ends() -> None:
     with pytest.raises(QuernelError):
         await ask_by(handler)
     assert len(asked) == MAX_WAITS + 1
+
+
+async def test_a_refusal_inside_a_stream_that_waited_keeps_its_meaning() -> None:
+    """As gpu/gateway.py sends it: comments, then the error as an event."""
+
+    async def handler(request: web.BaseRequest) -> web.StreamResponse:
+        answer = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await answer.prepare(request)
+        await answer.write(WARMING * 3)
+        text = "This model's maximum context length is 10 tokens. However, you requested 20 tokens."
+        error = {"message": text, "type": "invalid_request_error", "code": 400}
+        await answer.write(f"data: {json.dumps({'error': error})}\n\n".encode())
+        return answer
+
+    async with serve(handler) as url, upstream_at(url) as upstream:
+        with pytest.raises(QuernelError) as caught:
+            await ask(upstream, stream=True)
+    assert caught.value.code == "context_length_exceeded"

@@ -206,13 +206,24 @@ def test_a_crash_at_the_start_ends_the_wait_at_once(fake: Fake) -> None:
         assert caught.value.status == 3
 
 
-def test_another_process_at_its_address_does_not_make_a_dead_child_ready(fake: Fake) -> None:
-    with fake.server() as other, fake.server(exit_at_start=1) as server:
+def test_nothing_is_started_where_something_answers_already(fake: Fake) -> None:
+    """It would be taken for the child."""
+    with fake.server() as other:
         other.wait_ready(WAIT_SECONDS)
-        assert httpx.get(f"{fake.url}/health", trust_env=False).status_code == 200
+        with pytest.raises(ServerError, match="something else"):
+            fake.server().start()
+    assert len([line for line in fake.said() if line.startswith("started")]) == 1
+
+
+def test_another_process_at_its_address_does_not_make_a_dead_child_ready(fake: Fake) -> None:
+    with fake.server(exit_at_start=1) as server:
         with pytest.raises(ServerExitedError):
             server.wait_ready(60)
-        assert not server.is_healthy()
+        with fake.server() as other:
+            other.wait_ready(WAIT_SECONDS)
+            assert not server.is_healthy()
+            with pytest.raises(ServerExitedError):
+                server.wait_ready(60)
 
 
 def test_a_start_that_takes_too_long_is_given_up(fake: Fake) -> None:
