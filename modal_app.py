@@ -150,7 +150,7 @@ class Served:
     def start(self) -> None:
         """Load, compile, warm up and sleep: what the snapshot saves the next start."""
         model, serving = MODELS[self.model_id], SERVING[self.model_id]
-        self.server = ModelServer(serve_command(model, serving), environment(CACHE))
+        self.server = ModelServer(serve_command(model, serving), environment(CACHE, os.environ))
         self.server.start()
         self.server.wait_ready()
         self.server.warm_up(model.hub_id)

@@ -1,6 +1,6 @@
 """`vllm serve` for one chat model: its command line, and its life as a child process.
 
-    with ModelServer(serve_command(model, SERVING[model.id]), environment(CACHE)) as server:
+    with ModelServer(serve_command(model, SERVING[model.id]), environment(CACHE, os.environ)) as server:
         server.wait_ready()
         server.warm_up(model.hub_id)
 
@@ -142,9 +142,9 @@ def serve_command(
     ]
 
 
-def environment(cache: str, base: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The child's environment: `base` (or this process's) with everything kept under `cache`."""
-    return dict(os.environ if base is None else base) | {
+def environment(cache: str, base: Mapping[str, str]) -> dict[str, str]:
+    """The child's environment: `base`, this process's, with everything kept under `cache`."""
+    return dict(base) | {
         "HF_HOME": f"{cache}/huggingface",
         "HF_XET_HIGH_PERFORMANCE": "1",
         "VLLM_CACHE_ROOT": f"{cache}/vllm",
