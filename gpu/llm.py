@@ -1,6 +1,7 @@
 """`vllm serve` for one chat model: its command line, and its life as a child process.
 
-    with ModelServer(serve_command(model, SERVING[model.id]), environment(CACHE, os.environ)) as server:
+    command = serve_command(model, SERVING[model.id])
+    with ModelServer(command, environment("/cache", os.environ)) as server:
         server.wait_ready()
         server.warm_up(model.hub_id)
 
