@@ -134,6 +134,14 @@ ROWS: dict[str, dict[str, LiteralString]] = {
         "owner": "account_id = %(owner_account)s",
         "organization": "account_id = %(organization_account)s",
     },
+    "public.generated_images": {
+        "owner": "user_id = %(owner)s",
+        "organization": "organization_id = %(organization)s",
+    },
+    "public.image_generations": {
+        "owner": "user_id = %(owner)s",
+        "organization": "organization_id = %(organization)s",
+    },
     "public.invoices": {
         "owner": "user_id = %(owner)s",
         "organization": "organization_id = %(organization)s",
@@ -175,6 +183,7 @@ ROWS: dict[str, dict[str, LiteralString]] = {
         "owner": "user_id = %(owner)s",
         "organization": "organization_id = %(organization)s",
     },
+    "public.user_favorites": {"owner": "user_id = %(owner)s"},
     "public.user_model_preferences": {"owner": "user_id = %(owner)s"},
     "public.user_preferences": {"owner": "user_id = %(owner)s"},
     "public.webhook_deliveries": {
@@ -254,6 +263,7 @@ def build(connection: psycopg.Connection) -> World:
             p_organization=organization,
         )["id"]
         ids[f"{name}_provider_key"] = _bring(connection, user or ids["founder"], organization)
+        _draw(connection, user or ids["founder"], organization)
         ids[f"{name}_conversation"] = _talk(connection, user or ids["founder"], organization)
         _call(connection, "private.notify", user, organization, "receipt", Jsonb({}), mark)
         _call(connection, "private.raise_alert", user, organization, "low_balance", mark, 50, 49)
@@ -406,6 +416,34 @@ def _talk(connection: psycopg.Connection, user: str, organization: str | None) -
     )
     found: str = conversation["id"]
     return found
+
+
+def _draw(connection: psycopg.Connection, user: str, organization: str | None) -> None:
+    """A generation with an image, which its owner marks."""
+    started = _call(
+        connection,
+        "backend.image_start",
+        Jsonb({"model_id": "flux-schnell", "prompt": "a lighthouse"}),
+        p_user_id=user,
+        p_organization=organization,
+    )
+    generation_id = started["generation"]["id"]
+    job = _call(connection, "backend.image_begin", generation_id, "http://127.0.0.1")
+    image = {"width": 8, "height": 8, "format": "png", "size_bytes": 100}
+    _call(
+        connection,
+        "backend.image_finish",
+        generation_id,
+        Jsonb([image | {"path": f"{job['folder']}/0.png"}]),
+        "platform",
+    )
+    # As after its worker is done: a copy of the row may be asked for again.
+    connection.execute("delete from private.tasks where key = %s", [generation_id])
+    connection.execute(
+        "insert into public.user_favorites (user_id, image_id)"
+        " select i.user_id, i.id from public.generated_images as i where i.generation_id = %s",
+        [generation_id],
+    )
 
 
 def subscribe(
