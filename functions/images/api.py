@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response, StreamingResponse
 
 from functions.chat.answers import frame
 from functions.chat.api import CLIENT_CLOSED_REQUEST, OrganizationDep
@@ -133,7 +133,7 @@ async def cancel(generation_id: UUID, caller: CurrentPrincipal, service: Service
     "/images/generations/{generation_id}/events",
     summary="Follow a generation",
     description=docs.EVENTS,
-    response_class=EventResponse,
+    response_class=StreamingResponse,
     responses=docs.EVENTS_RESPONSES,
 )
 async def events(generation_id: UUID, caller: CurrentPrincipal, service: ServiceDep) -> Response:

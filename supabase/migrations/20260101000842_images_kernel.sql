@@ -36,6 +36,83 @@ $$;
 comment on function private.require_able(text, jsonb, jsonb) is
 'Refuses a value that a capability does not cover: none at all (400 unsupported_parameter), or outside its list or range (400 invalid_argument with what would do).';
 
+create function private.refuse_generation_value(p_constraint text) returns void
+language plpgsql immutable set search_path = ''
+as $$
+declare
+  v_param text := case p_constraint
+    when 'prompt_has_1_to_32000_characters' then 'prompt'
+    when 'negative_prompt_has_at_most_32000_characters' then 'negative_prompt'
+    when 'aspect_ratio_is_one' then 'aspect_ratio'
+    when 'dimensions_are_both_or_neither' then 'width'
+    when 'dimensions_are_pixels' then 'width'
+    when 'steps_are_between_1_and_100' then 'steps'
+    when 'guidance_scale_is_between_0_and_20' then 'guidance_scale'
+    when 'prompt_strength_is_between_a_tenth_and_1' then 'prompt_strength'
+    when 'seed_is_32_bits' then 'seed'
+    when 'num_outputs_is_between_1_and_4' then 'num_outputs'
+    when 'output_format_is_known' then 'output_format'
+    when 'output_quality_is_between_1_and_100' then 'output_quality'
+    when 'every_lora_has_a_scale' then 'lora_scales'
+    when 'loras_are_named_by_owner_and_name' then 'hf_loras'
+    when 'lora_scales_are_between_minus_2_and_2' then 'lora_scales'
+    when 'input_path_is_a_path' then 'input_path'
+    when 'parameters_are_a_small_object' then 'parameters'
+    when 'metadata_is_a_small_object' then 'metadata'
+    when 'credential_is_known' then 'credential'
+    when 'idempotency_key_has_1_to_255_characters' then 'idempotency_key'
+  end;
+begin
+  perform private.fail(400, 'invalid_argument', format('Refused: %s.', replace(p_constraint, '_', ' ')),
+    jsonb_strip_nulls(jsonb_build_object('param', v_param)));
+end
+$$;
+
+comment on function private.refuse_generation_value(text) is
+'The refusal of a value that a constraint of image_generations does not take (400 invalid_argument).';
+
+create function private.require_sound_generation(p_g public.image_generations) returns void
+language plpgsql immutable set search_path = ''
+as $$
+declare
+  -- An id of two parts that neither begins with a dot nor has two in a row: no path, no address.
+  c_lora constant text := '^[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*/[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*$';
+begin
+  -- Said here with a code and a param; the constraints of the table say the same to everybody else.
+  if exists (select from unnest(p_g.hf_loras) as l (id) where l.id is null or l.id !~ c_lora or char_length(l.id) > 200)
+    or cardinality(p_g.hf_loras) > 16 then
+    perform private.refuse_generation_value('loras_are_named_by_owner_and_name');
+  elsif cardinality(p_g.hf_loras) is distinct from cardinality(p_g.lora_scales) then
+    perform private.refuse_generation_value('every_lora_has_a_scale');
+  elsif exists (select from unnest(p_g.lora_scales) as l (scale) where l.scale is null or l.scale not between -2 and 2) then
+    perform private.refuse_generation_value('lora_scales_are_between_minus_2_and_2');
+  elsif p_g.seed not between 0 and 4294967295 then
+    perform private.refuse_generation_value('seed_is_32_bits');
+  elsif p_g.prompt_strength not between 0.1 and 1 then
+    perform private.refuse_generation_value('prompt_strength_is_between_a_tenth_and_1');
+  elsif num_nonnulls(p_g.width, p_g.height) = 1 then
+    perform private.refuse_generation_value('dimensions_are_both_or_neither');
+  elsif p_g.width not between 16 and 16384 or p_g.height not between 16 and 16384 then
+    perform private.refuse_generation_value('dimensions_are_pixels');
+  elsif p_g.aspect_ratio !~ '^[1-9][0-9]?:[1-9][0-9]?$' then
+    perform private.refuse_generation_value('aspect_ratio_is_one');
+  elsif p_g.prompt is null or btrim(p_g.prompt) = '' or char_length(p_g.prompt) > 32000 then
+    perform private.refuse_generation_value('prompt_has_1_to_32000_characters');
+  elsif jsonb_typeof(p_g.parameters) <> 'object' or octet_length(p_g.parameters::text) > 16384 then
+    perform private.refuse_generation_value('parameters_are_a_small_object');
+  elsif jsonb_typeof(p_g.metadata) <> 'object' or octet_length(p_g.metadata::text) > 16384 then
+    perform private.refuse_generation_value('metadata_is_a_small_object');
+  elsif char_length(p_g.idempotency_key) not between 1 and 255 then
+    perform private.refuse_generation_value('idempotency_key_has_1_to_255_characters');
+  elsif char_length(p_g.input_path) > 500 or p_g.input_path ~ '(^|/)\.{0,2}(/|$)' or p_g.input_path ~ '[[:cntrl:]\\]' then
+    perform private.refuse_generation_value('input_path_is_a_path');
+  end if;
+end
+$$;
+
+comment on function private.require_sound_generation(public.image_generations) is
+'Refuses what no model takes (400 invalid_argument with the param).';
+
 create function private.image_dimensions(
   p_generation public.image_generations, p_capabilities jsonb, out width integer, out height integer
 )
@@ -343,6 +420,7 @@ begin
       jsonb_build_object('generation_id', v_first.id));
   end if;
 
+  perform private.require_sound_generation(new);
   v_model := private.model_price(new.model_id, 'image');
   new.fingerprint := private.generation_fingerprint(new);
   new := private.fitted_generation(new, v_model);

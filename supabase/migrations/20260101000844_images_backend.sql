@@ -4,41 +4,6 @@
 -- For routes
 -- ---------------------------------------------------------------------------------------------------------------
 
-create function private.refuse_generation_value(p_constraint text) returns void
-language plpgsql immutable set search_path = ''
-as $$
-declare
-  v_param text := case p_constraint
-    when 'prompt_has_1_to_32000_characters' then 'prompt'
-    when 'negative_prompt_has_at_most_32000_characters' then 'negative_prompt'
-    when 'aspect_ratio_is_one' then 'aspect_ratio'
-    when 'dimensions_are_both_or_neither' then 'width'
-    when 'dimensions_are_pixels' then 'width'
-    when 'steps_are_between_1_and_100' then 'steps'
-    when 'guidance_scale_is_between_0_and_20' then 'guidance_scale'
-    when 'prompt_strength_is_between_a_tenth_and_1' then 'prompt_strength'
-    when 'seed_is_32_bits' then 'seed'
-    when 'num_outputs_is_between_1_and_4' then 'num_outputs'
-    when 'output_format_is_known' then 'output_format'
-    when 'output_quality_is_between_1_and_100' then 'output_quality'
-    when 'every_lora_has_a_scale' then 'lora_scales'
-    when 'loras_are_named_by_owner_and_name' then 'hf_loras'
-    when 'lora_scales_are_between_minus_2_and_2' then 'lora_scales'
-    when 'input_path_is_a_path' then 'input_path'
-    when 'parameters_are_a_small_object' then 'parameters'
-    when 'metadata_is_a_small_object' then 'metadata'
-    when 'credential_is_known' then 'credential'
-    when 'idempotency_key_has_1_to_255_characters' then 'idempotency_key'
-  end;
-begin
-  perform private.fail(400, 'invalid_argument', format('Refused: %s.', replace(p_constraint, '_', ' ')),
-    jsonb_strip_nulls(jsonb_build_object('param', v_param)));
-end
-$$;
-
-comment on function private.refuse_generation_value(text) is
-'The refusal of a value that a constraint of image_generations does not take (400 invalid_argument).';
-
 create function backend.image_start(
   p_values jsonb,
   p_user_id uuid default null,
