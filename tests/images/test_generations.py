@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import uuid
 from decimal import Decimal
 from typing import Any
@@ -330,6 +331,26 @@ def test_strangers_see_nothing(painter: Painter, new_painter: NewPainter) -> Non
     assert file.status_code >= 400
     marked = stranger.rest.post("/user_favorites", json={"image_id": str(image["id"])})
     assert marked.status_code == 404
+
+
+def test_an_image_is_looked_at_afterwards(painter: Painter) -> None:
+    [image] = painter.made(seed=7)["images"]
+
+    def found() -> dict[str, Any] | None:
+        row = painter.rest.get("/generated_images", params={"id": f"eq.{image['id']}"}).json()[0]
+        return row if row["color_palette"] else None
+
+    row = wait_for(found)
+    assert 1 <= len(row["color_palette"]) <= 8
+    assert row["dominant_colors"] == row["color_palette"][:3]
+    assert all(re.fullmatch("#[0-9a-f]{6}", color) for color in row["color_palette"])
+    [analysis] = painter.rest.get(
+        "/image_analysis", params={"image_id": f"eq.{image['id']}"}
+    ).json()
+    assert analysis["analysis_type"] == "color"
+    shares = [one["share"] for one in analysis["raw_response"]["colors"]]
+    assert shares == sorted(shares, reverse=True)
+    assert abs(sum(shares) - 1) < 0.01
 
 
 def test_an_input_image_is_begun_from(painter: Painter) -> None:

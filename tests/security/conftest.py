@@ -60,6 +60,10 @@ THEIRS: dict[str, LiteralString] = {
     ),
     "public.image_generations": "user_id = any(%(people)s) or organization_id = %(organization)s",
     "public.generated_images": "user_id = any(%(people)s) or organization_id = %(organization)s",
+    "public.image_analysis": (
+        "image_id in (select i.id from public.generated_images as i"
+        " where i.user_id = any(%(people)s) or i.organization_id = %(organization)s)"
+    ),
     "public.user_favorites": "user_id = any(%(people)s)",
     "public.subscriptions": "account_id = any(%(accounts)s)",
     "public.usage_logs": "account_id = any(%(accounts)s)",
@@ -348,8 +352,9 @@ def _draw(service: Service, user: str, organization: str | None) -> str:
     for _ in range(200):
         generation = service.rpc("image_read", **named)
         if generation["status"] == "completed":
-            image_id: str = generation["images"][0]["id"]
-            return image_id
+            [image] = generation["images"]
+            if image["color_palette"] is not None:  # and looked at
+                return str(image["id"])
         time.sleep(0.1)
     raise AssertionError("no worker made the image")
 

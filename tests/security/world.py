@@ -138,6 +138,12 @@ ROWS: dict[str, dict[str, LiteralString]] = {
         "owner": "user_id = %(owner)s",
         "organization": "organization_id = %(organization)s",
     },
+    "public.image_analysis": {
+        "owner": "image_id in (select i.id from public.generated_images as i"
+        " where i.user_id = %(owner)s)",
+        "organization": "image_id in (select i.id from public.generated_images as i"
+        " where i.organization_id = %(organization)s)",
+    },
     "public.image_generations": {
         "owner": "user_id = %(owner)s",
         "organization": "organization_id = %(organization)s",
@@ -436,6 +442,11 @@ def _draw(connection: psycopg.Connection, user: str, organization: str | None) -
         generation_id,
         Jsonb([image | {"path": f"{job['folder']}/0.png"}]),
         "platform",
+    )
+    connection.execute(
+        "select backend.image_analysed(i.id, 'color', '1', '{}')"
+        " from public.generated_images as i where i.generation_id = %s",
+        [generation_id],
     )
     # As after its worker is done: a copy of the row may be asked for again.
     connection.execute("delete from private.tasks where key = %s", [generation_id])
