@@ -105,6 +105,11 @@ CRON_JOBS: Mapping[str, CronJob] = {
         MINUTE,
         (Step("images_expire", batch=200),),
     ),
+    "insights_refresh": CronJob(
+        "Have a worker reckon anew what people draw, where there is something new",
+        10 * MINUTE,
+        (Step("insights_enqueue"),),
+    ),
     "notifications": CronJob(
         "Give up deliveries whose task has died, delete notifications past their retention",
         HOUR,

@@ -1,4 +1,4 @@
-"""What the worker finds in an image: its colours, by Pillow."""
+"""What the worker finds in an image (its colours, by Pillow), and in all of them together."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from functions.images.adapters.base import MAX_IMAGE_BYTES
 from functions.images.pictures import COLORS, DOMINANT, UndecodableError, colors_of
 from functions.images.tasks import BUCKET
 from functions.tasks.context import TaskContext, TaskRejectedError
+
+REFRESH_SECONDS = 600.0
+"""As backend.insights_refresh() has it. A million images of one week take about ten seconds."""
 
 COLOR_VERSION = f"pillow-mediancut-{COLORS}"
 
@@ -45,3 +48,9 @@ async def analyze_image(payload: dict[str, Json], context: TaskContext) -> dict[
         },
     )
     return {"result": answer["state"]}
+
+
+async def refresh_insights(_: dict[str, Json], context: TaskContext) -> dict[str, Json]:
+    """Reckon anew what people draw. Raises QuernelError: another attempt follows."""
+    answer: dict[str, Json] = await context.database.long_rpc("insights_refresh", REFRESH_SECONDS)
+    return answer

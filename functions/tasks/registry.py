@@ -11,7 +11,7 @@ from functions.billing.tasks import (
     expire_checkout,
     reconcile_stripe,
 )
-from functions.images.analysis import analyze_image
+from functions.images.analysis import analyze_image, refresh_insights
 from functions.images.tasks import delete_files, generate_image
 from functions.notifications.tasks import send_email, send_event
 from functions.provider_keys.tasks import check_idle_key
@@ -20,6 +20,7 @@ from functions.tasks.context import TaskKind
 TASK_KINDS: Mapping[str, TaskKind] = {
     "image_generate": TaskKind(generate_image, timeout_seconds=1800),
     "image_analyze": TaskKind(analyze_image, timeout_seconds=120),
+    "insights_refresh": TaskKind(refresh_insights, timeout_seconds=900),
     "image_files_delete": TaskKind(delete_files, timeout_seconds=120),
     "email": TaskKind(send_email, timeout_seconds=120),
     "auto_top_up": TaskKind(buy_automatic_top_up, timeout_seconds=120),

@@ -31,8 +31,14 @@ insert into public.generated_images (user_id, storage_path, width, height, forma
 values (%s, %s, 8, 8, 'png', 100)
 """
 _FILL = """
-insert into public.generated_images (user_id, storage_path, width, height, format, size_bytes)
-select u.id, 'fill/' || n, 8, 8, 'png', 100
+insert into public.generated_images (
+  user_id, storage_path, width, height, format, size_bytes, is_public, vision_labels, style_tags,
+  color_palette
+)
+select
+  u.id, 'fill/' || n, 8, 8, 'png', 100, n %% 5 = 0,
+  array['label ' || n %% 977, 'label ' || n %% 53, 'label ' || n %% 7], array['style ' || n %% 31],
+  array['#' || lpad(to_hex(n %% 4096), 6, '0'), '#000000']
 from generate_series(%(first)s::bigint, %(last)s::bigint) as n
 inner join unnest(%(users)s::uuid[]) with ordinality as u (id, place)
   on u.place = n %% cardinality(%(users)s::uuid[]) + 1
@@ -113,6 +119,11 @@ def measure_inserts(stack: Stack) -> None:
     """Single-row inserts, triggers included, into a small table and a large one."""
     with psycopg.connect(stack.admin_dsn, autocommit=True, row_factory=dict_row) as connection:
         rich_user(stack)
+        connection.execute(
+            "insert into auth.users (id, email, email_confirmed_at)"
+            " select gen_random_uuid(), n || '@bench.example', now()"
+            " from generate_series(1, 500) as n"
+        )
         users = [row["id"] for row in connection.execute("select id from public.profiles")]
         _fill(connection, users, 1, FEW)
         _inserts(connection, users[0], "warm")  # plans, caches
@@ -121,10 +132,12 @@ def measure_inserts(stack: Stack) -> None:
         _fill(connection, users, FEW + 1, ROWS)
         print(f"\nFilled to {ROWS:,} images in {time.monotonic() - began:.0f} s")
         large = [_inserts(connection, users[0], f"large/{n}") for n in range(ROUNDS)]
+        refresh = _refresh(connection)
     few, many = statistics.median(small), statistics.median(large)
     print(f"\n  {'images':>12} {'inserts/s':>10}")
     print(f"  {FEW:>12,} {1000 / few:>10,.0f}")
     print(f"  {ROWS:>12,} {1000 / many:>10,.0f}")
+    print(f"  A refresh of trends and stats of {ROWS:,} images of this week takes {refresh:.1f} s.")
     print(f"  An insert among many costs {many / few:.2f} of one among few (at most 1.2).")
 
 
@@ -135,6 +148,14 @@ def _fill(connection: psycopg.Connection[Any], users: list[Any], first: int, las
         connection.execute(_FILL, {"first": first, "last": last, "users": users})
     connection.execute("vacuum analyze public.generated_images")
     connection.execute("checkpoint")
+
+
+def _refresh(connection: psycopg.Connection[Any]) -> float:
+    """Seconds of one that changes everything."""
+    connection.execute("delete from private.insight_refreshes")
+    begun = time.perf_counter()
+    connection.execute("select backend.insights_refresh()")
+    return time.perf_counter() - begun
 
 
 def _inserts(connection: psycopg.Connection[Any], user: Any, name: str) -> float:

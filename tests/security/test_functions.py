@@ -171,6 +171,9 @@ def test_neither_a_visitor_nor_the_service_calls_a_clients_function(cast: Cast, 
         "stripe_customer_id": {"p_organization": None},
         "calculate_generation_cost": {"p_model_id": "flux-schnell"},
         "cancel_generation": {"p_id": NOBODYS},
+        "community_trends": {},
+        "search_similar_images": {"p_image_id": NOBODYS},
+        "user_generation_stats": {},
     }
     organization = {"p_organization_id": cast.organization_id}
     person = organization | {"p_user_id": cast.member.id}

@@ -29,7 +29,13 @@ ROWS: dict[str, dict[str, LiteralString]] = {
         "owner": "user_id = %(owner)s",
         "organization": "user_id = %(founder)s",
     },
+    "private.community_trends": {"shared": "subject = 'lighthouse'"},
     "private.credit_holds": {
+        "owner": "user_id = %(owner)s",
+        "organization": "user_id = %(founder)s",
+    },
+    "private.insight_refreshes": {"shared": "name = 'community_trends'"},
+    "private.user_generation_stats": {
         "owner": "user_id = %(owner)s",
         "organization": "user_id = %(founder)s",
     },
@@ -273,6 +279,7 @@ def build(connection: psycopg.Connection) -> World:
         ids[f"{name}_conversation"] = _talk(connection, user or ids["founder"], organization)
         _call(connection, "private.notify", user, organization, "receipt", Jsonb({}), mark)
         _call(connection, "private.raise_alert", user, organization, "low_balance", mark, 50, 49)
+    _reckon(connection, ids["founder"])
     _call(connection, "backend.cron_claim", Jsonb({ids["job"]: 3600}), "worker", 60)
     event = {
         "object": "event",
@@ -455,6 +462,20 @@ def _draw(connection: psycopg.Connection, user: str, organization: str | None) -
         " select i.user_id, i.id from public.generated_images as i where i.generation_id = %s",
         [generation_id],
     )
+
+
+def _reckon(connection: psycopg.Connection, user: str) -> None:
+    """A trend, and what people have drawn."""
+    connection.execute("update private.settings set value = '1' where name = 'trends_min_users'")
+    connection.execute(
+        "insert into public.generated_images (user_id, storage_path, width, height, format,"
+        " size_bytes, is_public, vision_labels)"
+        " select %s, 'trend/' || n, 8, 8, 'png', 9, true, '{lighthouse}'"
+        " from generate_series(1, 6) as n",
+        [user],
+    )
+    connection.execute("delete from private.insight_refreshes")
+    _call(connection, "backend.insights_refresh")
 
 
 def subscribe(
