@@ -23,6 +23,7 @@ from functions.core.openapi import DocumentedApp
 from functions.core.request_body import invalid_fields
 from functions.core.security_headers import security_headers
 from functions.core.settings import Settings, get_settings
+from functions.images import api as images
 from functions.notifications import api as notifications
 from functions.provider_keys import api as provider_keys
 
@@ -45,6 +46,7 @@ ROUTERS = (
     chat.router,
     agents.router,
     conversations.router,
+    images.router,
     billing.router,
     notifications.router,
     provider_keys.router,

@@ -81,6 +81,7 @@ def summary(stack: Stack, seconds: float) -> str:
             ("Functions URL", stack.functions_url),
             ("API reference", f"{stack.functions_url}/docs"),
             ("Chat upstream", settings["QUERNEL_LLM_URL"]),
+            ("Image server", settings["QUERNEL_IMAGES_URL"]),
             ("Stripe API", settings.get("QUERNEL_STRIPE_API_BASE", "Stripe's own")),
             ("Stripe webhook", f"{stack.functions_url}/billing/webhooks/stripe"),
             ("Webhook secret", keys.stripe_webhook_secret),

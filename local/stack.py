@@ -37,6 +37,7 @@ class Ports:
     postgres: int = 54322
     functions: int = 54330
     simulator: int = 54340
+    images: int = 54345
     stripe: int = 54350
     mail: int = 54360
 
@@ -115,7 +116,7 @@ class Stack:
     otherwise that is an error which says so. `transport` decides whether the functions app
     reaches the database through the gateway or over a pooled direct connection. `environment`
     adds to (and wins over) what the functions app and the worker get; with a QUERNEL_LLM_URL,
-    Stripe keys or a QUERNEL_SMTP_URL in it, that simulator is not started.
+    a QUERNEL_IMAGES_URL, Stripe keys or a QUERNEL_SMTP_URL in it, that simulator is not started.
     """
 
     state: Path = field(default_factory=state_dir)
@@ -174,6 +175,10 @@ class Stack:
         return f"http://{LOOPBACK}:{self.ports.simulator}"
 
     @property
+    def images_url(self) -> str:
+        return f"http://{LOOPBACK}:{self.ports.images}"
+
+    @property
     def stripe_url(self) -> str:
         return f"http://{LOOPBACK}:{self.ports.stripe}"
 
@@ -213,6 +218,8 @@ class Stack:
         }
         if self._simulates_llm:
             settings["QUERNEL_LLM_URL"] = f"{self.simulator_url}/v1"
+        if self._simulates_images:
+            settings["QUERNEL_IMAGES_URL"] = self.images_url
         if self._simulates_stripe:
             settings["QUERNEL_STRIPE_SECRET_KEY"] = self.keys.stripe_secret_key
             settings["QUERNEL_STRIPE_API_BASE"] = self.stripe_url
@@ -227,6 +234,10 @@ class Stack:
     @property
     def _simulates_llm(self) -> bool:
         return "QUERNEL_LLM_URL" not in self.environment
+
+    @property
+    def _simulates_images(self) -> bool:
+        return "QUERNEL_IMAGES_URL" not in self.environment
 
     @property
     def _simulates_stripe(self) -> bool:
@@ -346,6 +357,10 @@ class Stack:
             port = f"--port={self.ports.simulator}"
             child = self._child("simulator", "local.simulator", [port], environment)
             ready.append((child, partial(answers, self.simulator_url)))
+        if self._simulates_images:
+            port = f"--port={self.ports.images}"
+            child = self._child("images", "local.image_simulator", [port], environment)
+            ready.append((child, partial(answers, f"{self.images_url}/health")))
         if self._simulates_stripe:
             webhook = f"{self.functions_url}/billing/webhooks/stripe"
             options = [f"--port={self.ports.stripe}", f"--webhook-url={webhook}"]
@@ -418,6 +433,7 @@ class Stack:
         if self.services:
             names += ["functions"]
             names += ["simulator"] if self._simulates_llm else []
+            names += ["images"] if self._simulates_images else []
             names += ["stripe"] if self._simulates_stripe else []
             names += ["mail"] if self._keeps_mail else []
         for name in names:

@@ -206,6 +206,15 @@ async def authenticate(request: Request, _: Annotated[object, Security(_bearer)]
     return await authenticator.authenticate(credential.strip())
 
 
+async def authenticate_if_asked(
+    request: Request, bearer: Annotated[object, Security(_bearer)]
+) -> Principal | None:
+    """Dependency: the caller, or nobody where no credential is shown. A wrong one is refused."""
+    if "authorization" not in request.headers:
+        return None
+    return await authenticate(request, bearer)
+
+
 async def _person(principal: Annotated[Principal, Depends(authenticate)]) -> Caller:
     if isinstance(principal, ApiKeyCaller):
         raise QuernelError(
@@ -219,3 +228,6 @@ CurrentCaller = Annotated[Caller, Depends(_person)]
 
 CurrentPrincipal = Annotated[Principal, Depends(authenticate)]
 """Parameter type of a route that programs may use as well, by API key."""
+
+OptionalPrincipal = Annotated[Principal | None, Depends(authenticate_if_asked)]
+"""Parameter type of a route that shows what is public to everybody."""

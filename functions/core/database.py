@@ -75,29 +75,17 @@ class Database:
         `invalid_text` for text that Postgres cannot store; 503 `database_unavailable` or
         `database_timeout`; 500 `internal_error`, as OperatorError where the secret key is wrong.
         """
-        if not _FUNCTION_NAME.fullmatch(function):
-            raise ValueError(f"not a function name: {function!r}")
-        for name in arguments:
-            if not _PARAMETER_NAME.fullmatch(name):
-                raise ValueError(f"not a parameter name: {name!r}")
-        # Text is exact where a JSON number might not be; Postgres reads either as numeric.
-        exact = {
-            name: format(value, "f") if isinstance(value, Decimal) else value
-            for name, value in arguments.items()
-        }
-        try:
-            encoded = json.dumps_storable(exact)
-        except json.UnstorableTextError:
-            raise InvalidRequestError(
-                "invalid_text", "Text must not contain NUL characters or unpaired surrogates."
-            ) from None
-        return await self._call(Call(function, tuple(arguments), encoded))
+        return await self._call(_call_of(function, arguments), self._timeout_seconds)
 
-    async def _call(self, call: Call) -> Json:
+    async def long_rpc(self, function: str, seconds: float, /, **arguments: Json) -> Json:
+        """The same for a function that sets a longer statement_timeout: as long as `seconds`."""
+        return await self._call(_call_of(function, arguments), seconds)
+
+    async def _call(self, call: Call, seconds: float) -> Json:
         attempt = 1
         while True:
             try:
-                async with asyncio.timeout(self._timeout_seconds):
+                async with asyncio.timeout(seconds):
                     return await self._transport.call(call)
             except TimeoutError:
                 failure = DatabaseError("client_timeout", "no answer in time")
@@ -115,3 +103,24 @@ class Database:
                 attempt += 1
                 continue
             raise translate(failure, call.function)
+
+
+def _call_of(function: str, arguments: dict[str, Json]) -> Call:
+    """Raises InvalidRequestError for text that Postgres cannot store; ValueError for a bad name."""
+    if not _FUNCTION_NAME.fullmatch(function):
+        raise ValueError(f"not a function name: {function!r}")
+    for name in arguments:
+        if not _PARAMETER_NAME.fullmatch(name):
+            raise ValueError(f"not a parameter name: {name!r}")
+    # Text is exact where a JSON number might not be; Postgres reads either as numeric.
+    exact = {
+        name: format(value, "f") if isinstance(value, Decimal) else value
+        for name, value in arguments.items()
+    }
+    try:
+        encoded = json.dumps_storable(exact)
+    except json.UnstorableTextError:
+        raise InvalidRequestError(
+            "invalid_text", "Text must not contain NUL characters or unpaired surrogates."
+        ) from None
+    return Call(function, tuple(arguments), encoded)

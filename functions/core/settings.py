@@ -184,6 +184,12 @@ class Settings(BaseSettings):
     llm_max_connections: Annotated[int, Field(ge=1)] = 512
     llm_continuous_usage: bool = True
     llm_attempts_timeout_seconds: Seconds = 180.0
+
+    # The image server (gpu/), and what its door asks for: a bearer token, or Modal's proxy tokens
+    images_url: OptionalUrl = None
+    images_api_key: OptionalSecret = None
+    images_proxy_key: OptionalSecret = None
+    images_proxy_secret: OptionalSecret = None
     abandoned_answer_seconds: Seconds = 120.0
 
     # Further providers of models, and how long one that fails is left alone
@@ -277,6 +283,19 @@ class Settings(BaseSettings):
         return {OWN_PROVIDER: own} | self.providers
 
     @property
+    def images_headers(self) -> dict[str, str]:
+        """What the image server's door asks for. Secret.
+
+        https://modal.com/docs/guide/webhook-proxy-auth
+        """
+        shown = {
+            "Authorization": f"Bearer {key}" if (key := _reveal(self.images_api_key)) else None,
+            "Modal-Key": _reveal(self.images_proxy_key),
+            "Modal-Secret": _reveal(self.images_proxy_secret),
+        }
+        return {name: value for name, value in shown.items() if value is not None}
+
+    @property
     def mail_server(self) -> MailServer | None:
         """Where email is handed over; None while email is off. Raises SettingsError."""
         url = _reveal(self.smtp_url)
@@ -348,6 +367,7 @@ def _problems(settings: Settings) -> Iterator[str]:
         "supabase_url",
         "supabase_jwks_url",
         "llm_url",
+        "images_url",
         "stripe_api_base",
         "google_oauth_url",
         "aws_kms_endpoint",

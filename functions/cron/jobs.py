@@ -100,6 +100,16 @@ CRON_JOBS: Mapping[str, CronJob] = {
         30,
         (Step("task_sweep", batch=200), Step("task_bury", batch=200)),
     ),
+    "images_expire": CronJob(
+        "Give up generations of images past their deadline, return what was held for them",
+        MINUTE,
+        (Step("images_expire", batch=200),),
+    ),
+    "insights_refresh": CronJob(
+        "Have a worker reckon anew what people draw, where there is something new",
+        10 * MINUTE,
+        (Step("insights_enqueue"),),
+    ),
     "notifications": CronJob(
         "Give up deliveries whose task has died, delete notifications past their retention",
         HOUR,

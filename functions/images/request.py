@@ -34,6 +34,17 @@ class ImageRequest:
     options: Mapping[str, Any] = field(default_factory=dict)
     """What one provider alone understands, by its own names."""
 
+    # For models of our own; outside providers are asked by the members above.
+    width: int | None = None
+    height: int | None = None
+    output_quality: int | None = None
+    """1 to 100, of webp and jpeg."""
+    loras: tuple[tuple[str, float], ...] = ()
+    """Each `owner/name`, and how strongly it acts."""
+    input_image: bytes | None = field(default=None, repr=False)
+    prompt_strength: float | None = None
+    safety: Literal["strict", "standard", "relaxed"] = "standard"
+
 
 @dataclass(frozen=True)
 class GeneratedImage:
@@ -45,3 +56,5 @@ class GeneratedImage:
     height: int = 0
     revised_prompt: str | None = None
     seed: int | None = None
+    nsfw_score: float | None = None
+    """0 to 1, where whoever made it has looked."""

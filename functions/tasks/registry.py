@@ -11,11 +11,17 @@ from functions.billing.tasks import (
     expire_checkout,
     reconcile_stripe,
 )
+from functions.images.analysis import analyze_image, refresh_insights
+from functions.images.tasks import delete_files, generate_image
 from functions.notifications.tasks import send_email, send_event
 from functions.provider_keys.tasks import check_idle_key
 from functions.tasks.context import TaskKind
 
 TASK_KINDS: Mapping[str, TaskKind] = {
+    "image_generate": TaskKind(generate_image, timeout_seconds=1800),
+    "image_analyze": TaskKind(analyze_image, timeout_seconds=120),
+    "insights_refresh": TaskKind(refresh_insights, timeout_seconds=900),
+    "image_files_delete": TaskKind(delete_files, timeout_seconds=120),
     "email": TaskKind(send_email, timeout_seconds=120),
     "auto_top_up": TaskKind(buy_automatic_top_up, timeout_seconds=120),
     "checkout_expire": TaskKind(expire_checkout, timeout_seconds=60),

@@ -10,12 +10,15 @@ where p.pronamespace = 'private'::regnamespace
   and p.proname not in (
     -- Policies ask these.
     'active_user_id', 'my_organization_ids', 'my_admin_organization_ids', 'my_statement_account_ids',
+    -- The default of ids that clients leave out.
+    'uuid7',
     -- Functions in public wrap these.
-    'accept_invitation', 'api_key_usage', 'change_member_role', 'create_api_key', 'create_my_agent',
-    'create_my_conversation', 'create_organization', 'delete_my_agent', 'delete_my_conversation', 'invite_member',
-    'leave_organization', 'my_conversation_thread', 'my_conversations', 'my_credit_balance', 'my_credit_statement',
-    'my_organization_agents', 'my_organization_customer_id', 'my_public_agents', 'my_usage_report',
-    'organization_people', 'remove_member', 'restore_my_conversation', 'revoke_api_key', 'revoke_invitation',
-    'rotate_api_key', 'select_my_branch', 'set_member_budget', 'set_my_auto_top_up', 'set_my_low_balance_threshold',
-    'set_my_monthly_budget', 'update_api_key', 'update_my_agent', 'update_my_conversation', 'update_organization'
+    'accept_invitation', 'api_key_usage', 'cancel_my_generation', 'change_member_role', 'create_api_key',
+    'create_my_agent', 'create_my_conversation', 'create_organization', 'delete_my_agent', 'delete_my_conversation',
+    'generation_cost', 'invite_member', 'leave_organization', 'my_conversation_thread', 'my_conversations',
+    'my_credit_balance', 'my_credit_statement', 'my_generation_stats', 'my_organization_agents',
+    'my_organization_customer_id', 'my_public_agents', 'my_usage_report', 'organization_people', 'remove_member',
+    'restore_my_conversation', 'revoke_api_key', 'revoke_invitation', 'rotate_api_key', 'select_my_branch',
+    'set_member_budget', 'set_my_auto_top_up', 'set_my_low_balance_threshold', 'set_my_monthly_budget', 'trends',
+    'update_api_key', 'update_my_agent', 'update_my_conversation', 'update_organization'
   );

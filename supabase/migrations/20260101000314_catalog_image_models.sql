@@ -1,9 +1,10 @@
 -- Catalog: models of outside providers for images.
 --
 -- credits_cost is per output: the provider's list price in US dollars for an image of the usual size and quality
--- (November 2026), times 300 as in chapter 0312. What a model takes is in its capabilities (docs/models.md), and a
--- request is checked against them before the provider is asked. What loosens a provider's own checks of content is
--- nobody's option: how strict they are is the operator's say.
+-- (November 2026), times 300 as in chapter 0312; price_factors say what other qualities and resolutions cost of that.
+-- What a model takes is in its capabilities (docs/models.md), and a request is checked against them before the
+-- provider is asked. What loosens a provider's own checks of content is nobody's option: how strict they are is the
+-- operator's say.
 --
 -- DALL-E 2 and 3 and Imagen are gone at their providers; their rows stay, inactive, because history names them.
 
@@ -20,12 +21,14 @@ from jsonb_to_recordset($list$[
        "capabilities": {"sizes": ["1024x1024", "1536x1024", "1024x1536", "auto"],
        "qualities": ["low", "medium", "high", "auto"], "formats": ["png", "jpeg", "webp"],
        "backgrounds": ["opaque", "auto"], "max_outputs": 4, "max_prompt_characters": 32000,
+       "price_factors": {"quality": {"low": 0.12, "medium": 1, "high": 4, "auto": 4}},
        "options": {"output_compression": [0, 100]}}},
       {"provider": "openai", "model": "gpt-image-1-mini", "name": "GPT Image 1 Mini", "description": "Cheap and quick.",
        "version": "1", "usd": 0.011,
        "capabilities": {"sizes": ["1024x1024", "1536x1024", "1024x1536", "auto"],
        "qualities": ["low", "medium", "high", "auto"], "formats": ["png", "jpeg", "webp"],
        "backgrounds": ["transparent", "opaque", "auto"], "max_outputs": 4, "max_prompt_characters": 32000,
+       "price_factors": {"quality": {"low": 0.5, "medium": 1, "high": 3.3, "auto": 3.3}},
        "options": {"output_compression": [0, 100]}}},
       {"provider": "openai", "model": "dall-e-3", "name": "DALL-E 3", "description": "Gone at OpenAI since 2026.",
        "version": "3", "usd": 0.04, "is_active": false,
@@ -38,15 +41,21 @@ from jsonb_to_recordset($list$[
       {"provider": "google", "model": "gemini-3.1-flash-image", "name": "Gemini 3.1 Flash Image",
        "description": "Quick images from Gemini.", "version": "3.1", "usd": 0.067,
        "capabilities": {"aspect_ratios": ["1:1", "3:2", "2:3", "4:3", "3:4", "4:5", "5:4", "16:9", "9:16", "21:9"],
-       "resolutions": ["1K", "2K", "4K"], "seed": true, "max_outputs": 4, "max_prompt_characters": 32000}},
+       "resolutions": ["1K", "2K", "4K"],
+       "price_factors": {"resolution": {"1K": 1, "2K": 1.51, "4K": 2.26}},
+       "seed": true, "max_outputs": 4, "max_prompt_characters": 32000}},
       {"provider": "google", "model": "gemini-3-pro-image", "name": "Gemini 3 Pro Image",
        "description": "Thinks before it draws, and writes text.", "version": "3", "usd": 0.134,
        "capabilities": {"aspect_ratios": ["1:1", "3:2", "2:3", "4:3", "3:4", "4:5", "5:4", "16:9", "9:16", "21:9"],
-       "resolutions": ["1K", "2K", "4K"], "seed": true, "max_outputs": 4, "max_prompt_characters": 32000}},
+       "resolutions": ["1K", "2K", "4K"],
+       "price_factors": {"resolution": {"1K": 1, "2K": 1, "4K": 1.8}},
+       "seed": true, "max_outputs": 4, "max_prompt_characters": 32000}},
       {"provider": "google-vertex", "model": "gemini-3.1-flash-image", "name": "Gemini 3.1 Flash Image (Vertex)",
        "description": "The same on Google Cloud, with a service account.", "version": "3.1", "usd": 0.067,
        "capabilities": {"aspect_ratios": ["1:1", "3:2", "2:3", "4:3", "3:4", "4:5", "5:4", "16:9", "9:16", "21:9"],
-       "resolutions": ["1K", "2K", "4K"], "seed": true, "max_outputs": 4, "max_prompt_characters": 32000}},
+       "resolutions": ["1K", "2K", "4K"],
+       "price_factors": {"resolution": {"1K": 1, "2K": 1.51, "4K": 2.26}},
+       "seed": true, "max_outputs": 4, "max_prompt_characters": 32000}},
       {"provider": "google-vertex", "model": "imagen-4.0-generate-001", "name": "Imagen 4",
        "description": "Shut down by Google in August 2026.", "version": "4", "usd": 0.04, "is_active": false,
        "capabilities": {"aspect_ratios": ["1:1", "3:4", "4:3", "9:16", "16:9"], "resolutions": ["1K", "2K"],

@@ -298,7 +298,14 @@ begin
     end if;
   end loop;
   if not v_is_any then
-    perform private.fail_unpayable(v_refused.provider, v_refused.own_keys, p_credential);
+    perform private.fail_unpayable(
+      v_refused.provider, v_refused.own_keys,
+      -- Where nobody's key would do, none is asked for.
+      case
+        when (v_refused.model).byok_allowed or (v_refused.model).platform_allowed then p_credential
+        else 'platform'
+      end
+    );
   end if;
 end
 $$;

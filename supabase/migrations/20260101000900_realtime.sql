@@ -13,10 +13,11 @@ begin
   end if;
   foreach v_table in array array[
     'agents', 'api_keys', 'api_usage', 'auto_top_ups', 'billing_alerts', 'conversations', 'credit_accounts',
-    'credit_lots', 'credit_packs', 'credit_purchases', 'credit_transactions', 'invoices', 'messages',
+    'credit_lots', 'credit_packs', 'credit_purchases', 'credit_transactions', 'generated_images',
+    'image_analysis', 'image_generations', 'invoices', 'messages',
     'model_providers', 'models', 'organization_invitations', 'organization_members', 'organizations',
     'payment_methods', 'payments', 'plans', 'profiles', 'provider_key_uses', 'provider_keys', 'subscriptions',
-    'user_model_preferences', 'user_preferences', 'webhook_deliveries', 'webhook_endpoints'
+    'user_favorites', 'user_model_preferences', 'user_preferences', 'webhook_deliveries', 'webhook_endpoints'
   ] loop
     -- Somebody may have switched it on in the dashboard.
     if not exists (

@@ -2,7 +2,7 @@
 
 Every figure stands beside one measured in the same run: the ledger beside the least that could be
 called one, the chat route beside the same upstream asked directly, own keys beside the operator's.
-`make bench ARGS=chat`, `ledger` or `byok` measures that alone.
+`make bench ARGS=chat`, `ledger`, `byok` or `images` measures that alone.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from local.stack import Stack
 from tests.bench.books import report_checks
 from tests.bench.byok import bench_byok
 from tests.bench.chat import bench_chat
+from tests.bench.images import bench_images
 
 ACCOUNTS = 1000
 CLIENTS = 16
@@ -33,11 +34,11 @@ FILL = 100_000  # events of one statement
 def main() -> int:
     """Print the tables; 1 when the stack fails or the books do not agree."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("only", nargs="?", choices=("ledger", "chat", "byok"))
+    parser.add_argument("only", nargs="?", choices=("ledger", "chat", "byok", "images"))
     only = parser.parse_args().only
     state = state_dir() / "bench"
     shutil.rmtree(state, ignore_errors=True)
-    print("This takes about six minutes.\n", flush=True)
+    print("This takes about eight minutes.\n", flush=True)
     try:
         if only in (None, "ledger"):
             with Stack(state=state, services=False, durable=True, rebuild=True) as stack:
@@ -51,6 +52,8 @@ def main() -> int:
                 failures += bench_chat(state, transport)
         if only in (None, "byok"):
             failures += bench_byok(state)
+        if only in (None, "images"):
+            failures += bench_images(state)
     except StackError as error:
         print(error, file=sys.stderr)
         return 1

@@ -516,6 +516,61 @@ def _(scene: Scene) -> str:
     return scene.settled_id
 
 
+# Images ------------------------------------------------------------------------------------------
+
+
+def generation_of(scene: Scene) -> str:
+    """One of the payer's, whose task waits."""
+    query = (
+        'select backend.image_start(\'{"model_id": "flux-schnell", "prompt": "x"}\','
+        " p_user_id => %s) #>> '{generation,id}'"
+    )
+    return str(one(scene.db, query, scene.payer.user))
+
+
+@found_by("701_images_have_their_files")
+def _(scene: Scene) -> str:
+    query = (
+        "insert into public.generated_images"
+        " (user_id, storage_path, width, height, format, size_bytes)"
+        " values (%s, 'nobody/nothing/0.png', 8, 8, 'png', 9) returning id::text"
+    )
+    return str(one(scene.db, query, scene.payer.user))
+
+
+@found_by("702_files_have_their_image")
+def _(scene: Scene) -> str:
+    scene.execute(
+        "insert into storage.objects (bucket_id, name, created_at)"
+        " values ('images', 'nobody/nothing/1.png', now() - interval '2 hours')"
+    )
+    return "nobody/nothing/1.png"
+
+
+@found_by("703_generations_in_progress_have_their_task")
+def _(scene: Scene) -> str:
+    generation_id = generation_of(scene)
+    scene.execute("delete from private.tasks where key = %s", generation_id)
+    return generation_id
+
+
+@found_by("704_generations_cost_what_was_charged")
+def _(scene: Scene) -> str:
+    generation_id = generation_of(scene)
+    scene.execute("delete from private.tasks where key = %s", generation_id)
+    scene.execute(
+        "select backend.credit_release(g.hold_id) from public.image_generations as g"
+        " where g.id = %s",
+        generation_id,
+    )
+    scene.execute(
+        "update public.image_generations set status = 'completed', completed_at = now(),"
+        " credits_cost = 1, credits_charged = 1 where id = %s",
+        generation_id,
+    )
+    return generation_id
+
+
 # Notifications -----------------------------------------------------------------------------------
 
 

@@ -345,6 +345,7 @@ SAY_IT_ALL_BY_THEIR_PATH = {
     ("/notifications/webhooks/{endpoint_id}/rotate-secret", "post"),
     ("/notifications/webhooks/{endpoint_id}/test", "post"),
     ("/provider-keys/{key_id}/validate", "post"),
+    ("/images/generations/{generation_id}/cancel", "post"),
 }
 
 
@@ -364,7 +365,7 @@ async def test_every_route_has_summary_and_examples(app: FastAPI) -> None:
             for status, response in operation["responses"].items()
             if status.startswith("2") and status != "204"
         ]
-        assert successes, where
+        assert successes or "307" in operation["responses"], where
         assert all(_examples(app, response["content"]) for response in successes), where
 
 

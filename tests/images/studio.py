@@ -12,8 +12,8 @@ from pydantic import SecretStr
 from functions.chat.credentials import Credential
 from functions.core.http import Policy, SafeClient
 from functions.core.settings import Settings
+from functions.images.providers import ImageProviders, open_image_providers
 from functions.images.request import GeneratedImage, ImageRequest
-from functions.images.service import ImageProviders, open_image_providers
 from local.providers.double import OAUTH_PATH, Double
 from tests.provider_keys.test_checker import EMAIL, service_account
 from tests.support.providers import provider_double

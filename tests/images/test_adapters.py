@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from functions.chat.credentials import Credential
 from functions.chat.upstream_errors import OwnKeyError, UpstreamError
 from functions.core.errors import InvalidRequestError, QuernelError
-from functions.images import service
+from functions.images import providers
 from functions.images.adapters import base, replicate
 from functions.images.request import ImageRequest
 from local.providers.errors import TREATMENTS
@@ -346,7 +346,7 @@ async def test_too_large_an_answer_is_cut_off(
 async def test_too_large_an_image_is_no_answer(
     capabilities: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "MAX_IMAGE_BYTES", 10)
+    monkeypatch.setattr(providers, "MAX_IMAGE_BYTES", 10)
     async with studio(capabilities) as s:
         with pytest.raises(UpstreamError):
             await s.draw("xai")
@@ -465,5 +465,5 @@ async def test_every_model_of_the_catalog_has_an_adapter_and_a_number_of_outputs
     outside = {model: able for model, able in capabilities.items() if "/" in model}
     assert len(outside) >= 14
     for model, able in outside.items():
-        assert model.partition("/")[0] in service.ADAPTERS
+        assert model.partition("/")[0] in providers.ADAPTERS
         assert 1 <= able["max_outputs"] <= 4

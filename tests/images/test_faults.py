@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from functions.chat.credentials import Credential
 from functions.chat.upstream_errors import UpstreamError
 from functions.core.errors import QuernelError
-from functions.images import service
+from functions.images import providers
 from functions.images.adapters import base, replicate
 from functions.images.adapters.base import those_made
 from functions.images.request import GeneratedImage, ImageRequest
@@ -31,7 +31,7 @@ async def test_an_answer_that_trickles_is_given_up(
     slug: str, capabilities: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every byte comes in time; the whole never does."""
-    monkeypatch.setattr(service, "CALL_SECONDS", 0.5)
+    monkeypatch.setattr(providers, "CALL_SECONDS", 0.5)
     monkeypatch.setattr(replicate, "CANCEL_SECONDS", 0.5)
 
     async with serve(trickle) as url:
@@ -44,7 +44,7 @@ async def test_an_answer_that_trickles_is_given_up(
 async def test_an_answer_without_end_is_cut_off(
     slug: str, capabilities: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for place in (base, service):
+    for place in (base, providers):
         monkeypatch.setattr(place, "MAX_ANSWER_BYTES", 100_000)
     async with serve(pour) as url:
         with pytest.raises(UpstreamError, match="too large"):
@@ -56,7 +56,7 @@ async def test_an_answer_that_swells_is_cut_off(
     slug: str, capabilities: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What counts is what is there after decoding."""
-    for place in (base, service):
+    for place in (base, providers):
         monkeypatch.setattr(place, "MAX_ANSWER_BYTES", 100_000)
 
     async def swell(_: web.BaseRequest) -> web.Response:
@@ -136,7 +136,7 @@ async def test_whoever_leaves_before_the_first_answer_has_the_prediction_cancell
 async def test_a_prediction_that_takes_too_long_is_cancelled(
     capabilities: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "CALL_SECONDS", 0.5)
+    monkeypatch.setattr(providers, "CALL_SECONDS", 0.5)
     seen: list[str] = []
 
     async def answer(request: web.BaseRequest) -> web.Response:

@@ -30,6 +30,7 @@ from pg_proc as p join pg_namespace as n on n.oid = p.pronamespace
 where n.nspname in ('public', 'backend', 'private', 'auth', 'storage')
 union all
 select 'schema ' || n.nspname, n.nspacl::text, '', n.nspowner::regrole::text from pg_namespace as n
+where n.nspname !~ '^pg_(toast_)?temp_'
 union all
 select 'default ' || d.oid, d.defaclacl::text, d.defaclobjtype::text, d.defaclrole::regrole::text
 from pg_default_acl as d

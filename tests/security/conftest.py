@@ -58,6 +58,13 @@ THEIRS: dict[str, LiteralString] = {
     "public.provider_key_uses": (
         "owner_id = any(%(people)s) or organization_id = %(organization)s"
     ),
+    "public.image_generations": "user_id = any(%(people)s) or organization_id = %(organization)s",
+    "public.generated_images": "user_id = any(%(people)s) or organization_id = %(organization)s",
+    "public.image_analysis": (
+        "image_id in (select i.id from public.generated_images as i"
+        " where i.user_id = any(%(people)s) or i.organization_id = %(organization)s)"
+    ),
+    "public.user_favorites": "user_id = any(%(people)s)",
     "public.subscriptions": "account_id = any(%(accounts)s)",
     "public.usage_logs": "account_id = any(%(accounts)s)",
     "public.api_usage": "account_id = any(%(accounts)s)",
@@ -294,6 +301,11 @@ def _do_business(cast: Cast, service: Service, key: str) -> None:
             p_organization=organization,
         )
         _talk(cast, service, user, organization)
+        image_id = _draw(service, user, organization)
+        if user == cast.owner.id:
+            cast.rest(
+                "owner", "POST", "user_favorites", json={"image_id": image_id}
+            ).raise_for_status()
         key_id = _bring(service, user, organization)
         cast.endpoints.append(endpoint["id"])
         service.rpc("webhook_endpoint_ping", p_user_id=user, p_endpoint_id=endpoint["id"])
@@ -326,6 +338,25 @@ def _bring(service: Service, user: str, organization: str | None) -> str:
         p_organization=organization,
     )
     return key_id
+
+
+def _draw(service: Service, user: str, organization: str | None) -> str:
+    """An image, which the run's worker makes; its id."""
+    started = service.rpc(
+        "image_start",
+        p_values={"model_id": "flux-schnell", "prompt": "a lighthouse"},
+        p_user_id=user,
+        p_organization=organization,
+    )
+    named = {"p_id": started["generation"]["id"], "p_user_id": user}
+    for _ in range(200):
+        generation = service.rpc("image_read", **named)
+        if generation["status"] == "completed":
+            [image] = generation["images"]
+            if image["color_palette"] is not None:  # and looked at
+                return str(image["id"])
+        time.sleep(0.1)
+    raise AssertionError("no worker made the image")
 
 
 def _base64(raw: bytes) -> str:

@@ -169,6 +169,11 @@ def test_neither_a_visitor_nor_the_service_calls_a_clients_function(cast: Cast, 
         "credits_balance": {"p_profile": None},
         "lifetime_credits": {"p_profile": None},
         "stripe_customer_id": {"p_organization": None},
+        "calculate_generation_cost": {"p_model_id": "flux-schnell"},
+        "cancel_generation": {"p_id": NOBODYS},
+        "community_trends": {},
+        "search_similar_images": {"p_image_id": NOBODYS},
+        "user_generation_stats": {},
     }
     organization = {"p_organization_id": cast.organization_id}
     person = organization | {"p_user_id": cast.member.id}
@@ -334,6 +339,11 @@ ACTING_FOR_A_USER: dict[str, dict[str, Any]] = {
         "p_prompt_tokens": 1,
         "p_request_id": str(uuid.uuid4()),
     },
+    "image_cancel": {"p_id": NOBODYS},
+    "image_delete": {"p_image_id": NOBODYS},
+    "image_list": {},
+    "image_read": {"p_id": NOBODYS},
+    "image_start": {"p_values": {"model_id": "flux-schnell", "prompt": "x"}},
     "portal_start": {},
     "provider_key_add": {
         "p_id": NOBODYS,
@@ -387,6 +397,7 @@ OF_OPERATORS = {
     "plan_assign",
     "user_set_active",
 }
+FOR_NOBODY_TOO = {"image_open"}  # what is public is shown to everybody
 ONCE_AGREED = {"customer_claim", "provider_key_checked"}
 
 
@@ -397,7 +408,12 @@ def test_every_function_that_takes_a_user_says_whether_it_acts_for_them(
         "select p.proname from pg_proc as p"
         " where p.pronamespace = 'backend'::regnamespace and 'p_user_id' = any(p.proargnames)"
     )
-    assert {name for (name,) in rows} == {*ACTING_FOR_A_USER, *OF_OPERATORS, *ONCE_AGREED}
+    assert {name for (name,) in rows} == {
+        *ACTING_FOR_A_USER,
+        *OF_OPERATORS,
+        *ONCE_AGREED,
+        *FOR_NOBODY_TOO,
+    }
 
 
 @pytest.mark.parametrize("name", ACTING_FOR_A_USER)

@@ -82,11 +82,18 @@ def test_visitors_write_nothing_and_read_the_price_list_alone(observed: matrix.M
     assert set().union(*words.values()) == {"S---", "----"}
 
 
+# Nobody says whose a row is: it is of whoever inserts it, and whose copy it is does not matter.
+THEIR_INSERTS_ARE_THEIR_OWN = {"public.image_generations"}
+
+
 def test_strangers_see_and_change_nothing_of_anybodys(observed: matrix.Matrix) -> None:
-    for rows in observed["tables"].values():
+    for table, rows in observed["tables"].items():
         for kind in ("owner", "organization"):
             if kind in rows:
-                assert not set(rows[kind].split()[1]) & set("SIUDx")
+                word = rows[kind].split()[1]
+                if table in THEIR_INSERTS_ARE_THEIR_OWN:
+                    word = word.replace("I", ".").replace("x", ".")
+                assert not set(word) & set("SIUDx"), table
 
 
 def test_the_service_role_writes_no_table(observed: matrix.Matrix) -> None:

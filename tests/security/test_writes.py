@@ -41,6 +41,7 @@ WISHES: dict[str, tuple[dict[str, Any], str]] = {
     "public.credit_packs": ({"price_minor": 1, "credits": 1_000_000}, "slug=eq.starter"),
     "public.credit_purchases": ({"status": "paid"}, "user_id=eq.{owner}"),
     "public.credit_transactions": ({"amount": 1_000_000}, "account_id=eq.{account}"),
+    "public.image_analysis": ({"raw_response": {}}, "analysis_type=eq.color"),
     "public.invoices": ({"status": "paid", "credits": 1_000_000}, "user_id=eq.{owner}"),
     "public.messages": ({"content": "I never said so.", "credits": 0}, "user_id=eq.{owner}"),
     "public.model_providers": ({"api_base_url": "https://evil.example"}, "slug=eq.quernel"),

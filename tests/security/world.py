@@ -29,7 +29,13 @@ ROWS: dict[str, dict[str, LiteralString]] = {
         "owner": "user_id = %(owner)s",
         "organization": "user_id = %(founder)s",
     },
+    "private.community_trends": {"shared": "subject = 'lighthouse'"},
     "private.credit_holds": {
+        "owner": "user_id = %(owner)s",
+        "organization": "user_id = %(founder)s",
+    },
+    "private.insight_refreshes": {"shared": "name = 'community_trends'"},
+    "private.user_generation_stats": {
         "owner": "user_id = %(owner)s",
         "organization": "user_id = %(founder)s",
     },
@@ -134,6 +140,20 @@ ROWS: dict[str, dict[str, LiteralString]] = {
         "owner": "account_id = %(owner_account)s",
         "organization": "account_id = %(organization_account)s",
     },
+    "public.generated_images": {
+        "owner": "user_id = %(owner)s",
+        "organization": "organization_id = %(organization)s",
+    },
+    "public.image_analysis": {
+        "owner": "image_id in (select i.id from public.generated_images as i"
+        " where i.user_id = %(owner)s)",
+        "organization": "image_id in (select i.id from public.generated_images as i"
+        " where i.organization_id = %(organization)s)",
+    },
+    "public.image_generations": {
+        "owner": "user_id = %(owner)s",
+        "organization": "organization_id = %(organization)s",
+    },
     "public.invoices": {
         "owner": "user_id = %(owner)s",
         "organization": "organization_id = %(organization)s",
@@ -175,6 +195,7 @@ ROWS: dict[str, dict[str, LiteralString]] = {
         "owner": "user_id = %(owner)s",
         "organization": "organization_id = %(organization)s",
     },
+    "public.user_favorites": {"owner": "user_id = %(owner)s"},
     "public.user_model_preferences": {"owner": "user_id = %(owner)s"},
     "public.user_preferences": {"owner": "user_id = %(owner)s"},
     "public.webhook_deliveries": {
@@ -254,9 +275,11 @@ def build(connection: psycopg.Connection) -> World:
             p_organization=organization,
         )["id"]
         ids[f"{name}_provider_key"] = _bring(connection, user or ids["founder"], organization)
+        _draw(connection, user or ids["founder"], organization)
         ids[f"{name}_conversation"] = _talk(connection, user or ids["founder"], organization)
         _call(connection, "private.notify", user, organization, "receipt", Jsonb({}), mark)
         _call(connection, "private.raise_alert", user, organization, "low_balance", mark, 50, 49)
+    _reckon(connection, ids["founder"])
     _call(connection, "backend.cron_claim", Jsonb({ids["job"]: 3600}), "worker", 60)
     event = {
         "object": "event",
@@ -406,6 +429,53 @@ def _talk(connection: psycopg.Connection, user: str, organization: str | None) -
     )
     found: str = conversation["id"]
     return found
+
+
+def _draw(connection: psycopg.Connection, user: str, organization: str | None) -> None:
+    """A generation with an image, which its owner marks."""
+    started = _call(
+        connection,
+        "backend.image_start",
+        Jsonb({"model_id": "flux-schnell", "prompt": "a lighthouse"}),
+        p_user_id=user,
+        p_organization=organization,
+    )
+    generation_id = started["generation"]["id"]
+    job = _call(connection, "backend.image_begin", generation_id, "http://127.0.0.1")
+    image = {"width": 8, "height": 8, "format": "png", "size_bytes": 100}
+    _call(
+        connection,
+        "backend.image_finish",
+        generation_id,
+        Jsonb([image | {"path": f"{job['folder']}/0.png"}]),
+        "platform",
+    )
+    connection.execute(
+        "select backend.image_analysed(i.id, 'color', '1', '{}')"
+        " from public.generated_images as i where i.generation_id = %s",
+        [generation_id],
+    )
+    # As after its worker is done: a copy of the row may be asked for again.
+    connection.execute("delete from private.tasks where key = %s", [generation_id])
+    connection.execute(
+        "insert into public.user_favorites (user_id, image_id)"
+        " select i.user_id, i.id from public.generated_images as i where i.generation_id = %s",
+        [generation_id],
+    )
+
+
+def _reckon(connection: psycopg.Connection, user: str) -> None:
+    """A trend, and what people have drawn."""
+    connection.execute("update private.settings set value = '1' where name = 'trends_min_users'")
+    connection.execute(
+        "insert into public.generated_images (user_id, storage_path, width, height, format,"
+        " size_bytes, is_public, vision_labels)"
+        " select %s, 'trend/' || n, 8, 8, 'png', 9, true, '{lighthouse}'"
+        " from generate_series(1, 6) as n",
+        [user],
+    )
+    connection.execute("delete from private.insight_refreshes")
+    _call(connection, "backend.insights_refresh")
 
 
 def subscribe(
