@@ -11,6 +11,8 @@ RUN := $(VENV)/bin/python
 GATEWAY := local/gateway
 JAVASCRIPT := tests/javascript
 PYTHON_STAMP := $(VENV)/.stamp
+GPU_VENV := .venv-gpu
+GPU_STAMP := $(GPU_VENV)/.stamp
 NPM_STAMP := $(GATEWAY)/node_modules/.stamp
 CLIENTS_STAMP := $(JAVASCRIPT)/node_modules/.stamp
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -27,7 +29,7 @@ endif
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: setup
 setup: $(PYTHON_STAMP) $(NPM_STAMP) ## Install what is locked, into .venv and node_modules (the others do it when needed)
@@ -43,6 +45,10 @@ dev: setup ## Start the stack, print URLs and keys, stay up until Ctrl-C (ARGS=-
 .PHONY: test
 test: setup $(CLIENTS_STAMP) ## Run the tests (TESTS=path narrows, TRANSPORT=direct skips PostgREST)
 	@QUERNEL_TEST_TRANSPORT=$(TRANSPORT) $(RUN) -m pytest -n $(WORKERS) --dist worksteal $(TESTS) $(ARGS)
+
+.PHONY: test-gpu
+test-gpu: setup $(GPU_STAMP) ## Run what needs torch, on tiny models (on the CPU where there is no card)
+	@$(GPU_VENV)/bin/python -m pytest tests/gpu $(ARGS)
 
 .PHONY: check
 check: setup ## Format, lint, types, SQL style, Supabase advisors and the database's invariants
@@ -63,7 +69,7 @@ lock: setup ## Choose versions anew, npm's too (ARGS=--keep only adds what pypro
 .PHONY: clean
 clean: ## Delete the local database, logs, generated secrets and everything installed
 	@if [ -x $(RUN) ]; then $(RUN) -m local.clean; fi
-	rm -rf .quernel $(VENV) $(GATEWAY)/node_modules $(JAVASCRIPT)/node_modules build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .quernel $(VENV) $(GPU_VENV) $(GATEWAY)/node_modules $(JAVASCRIPT)/node_modules build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Installed again when a lock changes, and only then.
@@ -76,6 +82,14 @@ $(PYTHON_STAMP): constraints.txt
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(RUN) -m pip install --quiet --require-hashes -r constraints.txt
 	@$(RUN) -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# torch without hashes: which build it is depends on where it is installed.
+$(GPU_STAMP): constraints.txt pyproject.toml $(PYTHON_STAMP)
+	@echo "Installing torch and what goes with it into $(GPU_VENV) (about three minutes) ..."
+	@$(PYTHON) -m venv --clear $(GPU_VENV)
+	@$(GPU_VENV)/bin/python -m pip install --quiet --require-hashes -r constraints.txt
+	@$(GPU_VENV)/bin/python -m pip install --quiet --no-build-isolation --editable '.[gpu]'
 	@touch $@
 
 $(NPM_STAMP): $(GATEWAY)/package-lock.json $(PYTHON_STAMP)
