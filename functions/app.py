@@ -23,6 +23,7 @@ from functions.core.openapi import DocumentedApp
 from functions.core.request_body import invalid_fields
 from functions.core.security_headers import security_headers
 from functions.core.settings import Settings, get_settings
+from functions.images import ad_rewards
 from functions.images import api as images
 from functions.notifications import api as notifications
 from functions.provider_keys import api as provider_keys
@@ -47,6 +48,7 @@ ROUTERS = (
     agents.router,
     conversations.router,
     images.router,
+    ad_rewards.router,
     billing.router,
     notifications.router,
     provider_keys.router,

@@ -105,6 +105,11 @@ CRON_JOBS: Mapping[str, CronJob] = {
         MINUTE,
         (Step("images_expire", batch=200),),
     ),
+    "ads_reset": CronJob(
+        "Show people who have watched no ad today that they have not",
+        HOUR,
+        (Step("ads_reset", batch=1000),),
+    ),
     "insights_refresh": CronJob(
         "Have a worker reckon anew what people draw, where there is something new",
         10 * MINUTE,

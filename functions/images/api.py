@@ -23,6 +23,7 @@ from functions.core.request_body import read_json
 from functions.core.settings import Settings
 from functions.core.storage import open_storage
 from functions.images import documentation as docs
+from functions.images.ad_rewards import VerifierKeys
 from functions.images.schemas import (
     DELETED_EXAMPLE,
     GENERATION_EXAMPLE,
@@ -43,6 +44,7 @@ REPLAYED = "idempotent-replayed"
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Make the process's ImageService."""
     settings: Settings = app.state.settings
+    app.state.ad_keys = VerifierKeys()
     if settings.supabase_secret_key is None:
         app.state.images = ImageService(app.state.database, None)
         yield

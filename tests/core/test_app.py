@@ -109,6 +109,7 @@ async def test_every_route_but_these_needs_a_credential(app: FastAPI) -> None:
         ("/health", "get"),
         ("/ready", "get"),
         ("/billing/webhooks/stripe", "post"),
+        ("/ads/rewards/admob", "get"),
     }
 
 

@@ -53,6 +53,7 @@ async def test_intervals_are_those_the_product_promises() -> None:
         "lapse_plans": 300,
         "top_ups": 180,
         "sweep_tasks": 30,
+        "ads_reset": 3600,
         "images_expire": 60,
         "insights_refresh": 600,
         "notifications": 3600,

@@ -25,6 +25,7 @@ IGNORED = {
     ".ruff_cache",
     ".temp",
     ".venv",
+    ".venv-gpu",
     "__pycache__",
     "build",
     "dist",

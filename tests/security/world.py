@@ -29,6 +29,10 @@ ROWS: dict[str, dict[str, LiteralString]] = {
         "owner": "user_id = %(owner)s",
         "organization": "user_id = %(founder)s",
     },
+    "private.ad_rewards": {
+        "owner": "user_id = %(owner)s",
+        "organization": "user_id = %(founder)s",
+    },
     "private.community_trends": {"shared": "subject = 'lighthouse'"},
     "private.credit_holds": {
         "owner": "user_id = %(owner)s",
@@ -276,6 +280,11 @@ def build(connection: psycopg.Connection) -> World:
         )["id"]
         ids[f"{name}_provider_key"] = _bring(connection, user or ids["founder"], organization)
         _draw(connection, user or ids["founder"], organization)
+        connection.execute(
+            "insert into private.ad_rewards (transaction_id, user_id, ad_unit, credits)"
+            " values (%s, %s, 'unit', 1)",
+            [f"{mark} {name}", user or ids["founder"]],
+        )
         ids[f"{name}_conversation"] = _talk(connection, user or ids["founder"], organization)
         _call(connection, "private.notify", user, organization, "receipt", Jsonb({}), mark)
         _call(connection, "private.raise_alert", user, organization, "low_balance", mark, 50, 49)
