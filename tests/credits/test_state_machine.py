@@ -42,7 +42,7 @@ COMMON = settings(
 )
 EVERY_DAY = settings(
     COMMON,
-    max_examples=40,
+    max_examples=30,
     stateful_step_count=40,
     derandomize=True,
     phases=[Phase.generate],
