@@ -31,6 +31,7 @@ create table public.credit_accounts (
   period_requests bigint not null default 0,
   period_tokens bigint not null default 0,
   period_credits numeric(20, 6) not null default 0,
+  period_free_images integer not null default 0,
   tokens_held bigint not null default 0,
   next_request_at timestamptz not null default '-infinity',
   next_expiry_at timestamptz,
@@ -45,6 +46,7 @@ create table public.credit_accounts (
   constraint held_is_backed_by_lots check (held <= balance + debt),
   constraint counters_are_not_negative
   check (least(lifetime_granted, lifetime_spent, period_requests, period_tokens, period_credits, version) >= 0),
+  constraint free_images_are_not_negative check (period_free_images >= 0),
   constraint budget_is_not_negative check (monthly_credit_budget >= 0)
 ) with (fillfactor = 70);
 
@@ -63,6 +65,7 @@ comment on column public.credit_accounts.period_start is 'Start of the calendar 
 comment on column public.credit_accounts.period_requests is 'Requests accepted in the period, less those that failed.';
 comment on column public.credit_accounts.period_tokens is 'Tokens used in the period.';
 comment on column public.credit_accounts.period_credits is 'Credits spent in the period.';
+comment on column public.credit_accounts.period_free_images is 'Images of the period that the plan gave, those in the making included.';
 comment on column public.credit_accounts.tokens_held is 'Tokens that work in flight is expected to use at most.';
 comment on column public.credit_accounts.next_request_at is 'Theoretical arrival time of the next request (GCRA), which is the whole state of the rate limit.';
 comment on column public.credit_accounts.next_expiry_at is 'Earliest expiry among lots with something left.';
@@ -771,7 +774,8 @@ begin
   -- No month is shorter than 28 days: only after them it is worth asking when this one began.
   if v_account.period_start <= now() - interval '672 hours' and v_account.period_start < private.month_start(now()) then
     update public.credit_accounts as a
-    set period_start = private.month_start(now()), period_requests = 0, period_tokens = 0, period_credits = 0
+    set period_start = private.month_start(now()), period_requests = 0, period_tokens = 0, period_credits = 0,
+      period_free_images = 0
     where a.id = p_account_id
     returning a.* into v_account;
   end if;

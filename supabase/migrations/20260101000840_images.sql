@@ -24,10 +24,6 @@ insert into private.notification_templates (name, is_transactional, is_email, is
 ('image_failed', true, false, true, 'Images could not be made; nothing was charged.'),
 ('image_cancelled', true, false, true, 'A generation of images was called off; nothing was charged.');
 
-alter table public.credit_accounts add column period_free_images integer not null default 0
-constraint free_images_are_not_negative check (period_free_images >= 0);
-comment on column public.credit_accounts.period_free_images is 'Images of the period that the plan gave, those in the making included.';
-
 -- ---------------------------------------------------------------------------------------------------------------
 -- Tables
 -- ---------------------------------------------------------------------------------------------------------------

@@ -247,6 +247,18 @@ def test_the_plan_gives_images(new_painter: NewPainter) -> None:
     assert account == given
 
 
+def test_a_new_month_gives_images_again(new_painter: NewPainter) -> None:
+    painter = new_painter("free")
+    assert painter.row(painter.made()["id"])["free_images"] == 0
+    painter.payer.connection.execute(
+        "update public.credit_accounts set period_start = period_start - interval '40 days'"
+        " where user_id = %s",
+        [painter.id],
+    )
+    row = painter.row(painter.made(num_outputs=2)["id"])
+    assert (row["free_images"], row["credits_charged"]) == (2, 0)
+
+
 # Waiting and leaving ------------------------------------------------------------------------------
 
 
