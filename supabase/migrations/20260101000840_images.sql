@@ -247,6 +247,8 @@ comment on column public.generated_images.updated_at is 'When anything in the ro
 create index generated_images_by_user on public.generated_images (user_id, id desc) where user_id is not null;
 create index generated_images_by_organization
 on public.generated_images (organization_id, id desc) where organization_id is not null;
+create unique index generated_images_by_thumbnail
+on public.generated_images (thumbnail_path) where thumbnail_path is not null;
 create index generated_images_by_generation on public.generated_images (generation_id) where generation_id is not null;
 create index generated_images_of_everybody on public.generated_images (id desc) where is_public;
 create index generated_images_that_are_favorites on public.generated_images (user_id, id desc) where is_favorite;

@@ -144,8 +144,9 @@ begin
     width := 1024;
     height := 1024;
   elsif v_ratio is not null and v_sides is not null then
+    -- Rounded so that it stays one megapixel: nobody is charged a second one for what rounding added.
     width := greatest(round(sqrt(c_pixels * v_ratio) / 16)::integer * 16, (v_sides ->> 0)::integer);
-    height := greatest(round(sqrt(c_pixels / v_ratio) / 16)::integer * 16, (v_sides ->> 0)::integer);
+    height := greatest(c_pixels / width / 16 * 16, (v_sides ->> 0)::integer);
     if greatest(width, height) > (v_sides ->> 1)::integer or width::bigint * height > (p_capabilities ->> 'max_pixels')::bigint then
       perform private.fail(400, 'invalid_argument', 'This model does not draw this shape.',
         jsonb_build_object('param', 'aspect_ratio', 'minimum', v_sides -> 0, 'maximum', v_sides -> 1));
@@ -254,8 +255,14 @@ begin
 
   if v_g.input_path is not null then
     perform private.require_able('input_path', to_jsonb(v_g.input_path), v_can -> 'input_image');
-    if not starts_with(v_g.input_path, private.owner_folder(v_g.user_id, v_g.organization_id) || '/') then
-      perform private.fail(400, 'invalid_argument', 'The input image is in a folder of somebody else''s.',
+    if not starts_with(v_g.input_path, private.owner_folder(v_g.user_id, v_g.organization_id) || '/inputs/')
+      and not exists (
+        select
+        from public.generated_images as i
+        where i.storage_path = v_g.input_path and i.user_id is not distinct from v_g.user_id
+          and (i.user_id is not null or i.organization_id = v_g.organization_id)
+      ) then
+      perform private.fail(400, 'invalid_argument', 'The input image is none that you put in, and none of your images.',
         '{"param": "input_path"}');
     end if;
     v_g.prompt_strength := coalesce(v_g.prompt_strength, 0.8);
@@ -372,7 +379,7 @@ $$;
 comment on function private.generation_fingerprint(public.image_generations) is 'Digest of what is asked for, before defaults are filled in.';
 
 create function private.generation_of_key(p_generation public.image_generations) returns public.image_generations
-language plpgsql stable security definer set search_path = ''
+language plpgsql volatile security definer set search_path = ''
 as $$
 declare
   v_first public.image_generations;
@@ -388,12 +395,17 @@ begin
   if v_first.id is not null and v_first.fingerprint <> private.generation_fingerprint(p_generation) then
     perform private.fail(409, 'idempotency_conflict', 'This Idempotency-Key was already used with another request.');
   end if;
+  if v_first.status in ('failed', 'cancelled') then
+    -- It was not charged, so its key runs again.
+    update public.image_generations as g set idempotency_key = null where g.id = v_first.id;
+    return null;
+  end if;
   return v_first;
 end
 $$;
 
 comment on function private.generation_of_key(public.image_generations) is
-'The generation that the same owner asked for with the same key before; 409 idempotency_conflict where it was another one. The account is locked.';
+'The generation that the same owner asked for with the same key before, unless it failed or was called off: then the key is free again. 409 idempotency_conflict where it was another request. The account is locked.';
 
 create function private.admit_generation() returns trigger
 language plpgsql volatile security definer set search_path = ''
@@ -838,12 +850,19 @@ on conflict (id) do nothing;
 
 -- Outputs lie in <owner>/<generation>/, and are written by the service alone. Clients put the images that a generation
 -- begins from into <owner>/inputs/.
-create policy "Users read images of their own folders"
+--
+-- A worker stores what it has made before it is charged, and paths can be guessed. So an output is read by whoever
+-- reads its row, which is written with the charge: else it could be fetched and the generation called off.
+create policy "Users read the files of images that they read"
 on storage.objects for select to authenticated
 using (
   bucket_id = 'images' and (
-    (storage.foldername(name))[1] = (select private.active_user_id())::text
-    or (storage.foldername(name))[1] in (select o.id::text from private.my_organization_ids() as o (id))
+    exists (select from public.generated_images as i where i.storage_path = objects.name)
+    or exists (select from public.generated_images as i where i.thumbnail_path = objects.name)
+    or (
+      (storage.foldername(name))[1] = (select private.active_user_id())::text
+      and (storage.foldername(name))[2] = 'inputs'
+    )
   )
 );
 

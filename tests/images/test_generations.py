@@ -6,6 +6,7 @@ import base64
 import io
 import re
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from typing import Any
 
@@ -151,6 +152,25 @@ def test_the_same_key_is_the_same_generation_over_http(painter: Painter) -> None
     assert painter.payer.charges() == [Decimal(1)]
 
 
+def test_the_same_key_many_times_at_once_is_one_generation(painter: Painter) -> None:
+    key = uuid.uuid4().hex
+
+    def ask(number: int) -> httpx.Response:
+        if number % 3:
+            return painter.start(headers={"Idempotency-Key": key})
+        return painter.insert({"idempotency_key": key})
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(ask, range(24)))
+    assert {answer.status_code for answer in answers} <= {200, 201, 202, 409}
+    rows = painter.payer.connection.execute(
+        "select id from public.image_generations where user_id = %s", [painter.id]
+    ).fetchall()
+    assert len(rows) == 1
+    painter.ended(str(rows[0]["id"]))
+    assert painter.payer.charges() == [Decimal(1)]
+
+
 def test_the_same_key_is_refused_to_an_insert(painter: Painter) -> None:
     key = uuid.uuid4().hex
     [first] = painter.insert({"idempotency_key": key}).json()
@@ -163,6 +183,30 @@ def test_the_same_key_is_refused_to_an_insert(painter: Painter) -> None:
     assert (answer.status_code, answer.json()["id"]) == (200, first["id"])
     painter.ended(first["id"])
     assert painter.payer.charges() == [Decimal(1)]
+
+
+@pytest.mark.parametrize("end", ["failed", "cancelled"])
+def test_a_key_that_was_not_charged_runs_again(end: str, painter: Painter) -> None:
+    key = uuid.uuid4().hex
+    told = "refuse=1 times=1" if end == "failed" else "steps=200 step_ms=100"
+    headers = {"Idempotency-Key": key}
+    first = painter.start(f"simulate: {told}", headers=headers).json()["id"]
+    if end == "cancelled":
+        painter.rpc("cancel_generation", p_id=first)
+    assert painter.ended(first)["status"] == end
+    again = painter.start(f"simulate: {told}", headers=headers)
+    assert again.status_code == 202
+    assert again.json()["id"] != first
+    # Another request under it is no repetition.
+    other = painter.start("something else", headers=headers)
+    assert (other.status_code, other.json()["code"]) == (409, "idempotency_conflict")
+    painter.rpc("cancel_generation", p_id=again.json()["id"])
+    # And an insert may follow just the same.
+    painter.ended(again.json()["id"])
+    [row] = painter.insert({"prompt": f"simulate: {told}", "idempotency_key": key}).json()
+    assert row["id"] not in (first, again.json()["id"])
+    painter.rpc("cancel_generation", p_id=row["id"])
+    painter.require_nothing_held()
 
 
 # Money -------------------------------------------------------------------------------------------
@@ -339,8 +383,12 @@ def test_strangers_see_nothing(painter: Painter, new_painter: NewPainter) -> Non
     assert stranger.http.post(f"/images/generations/{generation['id']}/cancel").status_code == 404
     for table in ("image_generations", "generated_images"):
         assert stranger.rest.get(f"/{table}").json() == []
-    file = stranger.storage.get(f"/object/authenticated/images/{image['storage_path']}")
-    assert file.status_code >= 400
+    file = f"/object/images/{image['storage_path']}"
+    assert painter.storage.get(file).status_code == 200
+    assert stranger.storage.get(file).status_code >= 400
+    assert stranger.storage.delete(file).status_code >= 400
+    assert painter.storage.delete(file).status_code >= 400
+    assert painter.storage.get(file).status_code == 200
     marked = stranger.rest.post("/user_favorites", json={"image_id": str(image["id"])})
     assert marked.status_code == 404
 

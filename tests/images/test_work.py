@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
+from urllib.parse import quote
 
 import psycopg
 import pytest
@@ -279,6 +280,50 @@ async def test_what_is_called_off_at_the_last_moment_leaves_no_file(
     painter.require_nothing_held()
 
 
+async def test_nothing_is_seen_before_it_is_charged(
+    stack: Stack, painter: Painter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file is stored before it is charged, and its path can be guessed: whoever fetched it then
+    could call the generation off.
+    """
+    kept = tasks._Generation._kept
+    seen: list[int] = []
+
+    def look(path: str) -> list[int]:
+        name = quote(path)
+        folder, _, file = path.rpartition("/")
+        answers = (
+            painter.storage.get(f"/object/images/{name}"),
+            painter.storage.get(f"/object/info/images/{name}"),
+            painter.storage.post(f"/object/sign/images/{name}", json={"expiresIn": 600}),
+        )
+        listed = painter.storage.post("/object/list/images", json={"prefix": folder}).json()
+        return [answer.status_code for answer in answers] + [
+            200 if any(one["name"].endswith(file) for one in listed) else 404
+        ]
+
+    async def keep_and_look(self: Any, images: Any) -> Any:
+        stored = await kept(self, images)
+        for one in stored:
+            seen.extend(look(one.path) + look(one.thumbnail_path))
+        begun_from = painter.start(input_path=stored[0].path)
+        assert (begun_from.status_code, begun_from.json()["param"]) == (400, "input_path")
+        return stored
+
+    monkeypatch.setattr(tasks._Generation, "_kept", keep_and_look)
+    async with workshop(stack) as shop:
+        generation_id = shop.begin(painter, model_id="flux-schnell")
+        await shop.work(generation_id)
+    assert len(seen) == 8
+    assert min(seen) >= 400
+    [image] = painter.images(generation_id)
+    for path in (image["storage_path"], image["thumbnail_path"]):
+        assert look(path) == [200] * 4
+    # And it can be begun from, now that it is paid for.
+    monkeypatch.undo()
+    assert painter.made(input_path=image["storage_path"])["images"]
+
+
 async def test_a_second_worker_changes_nothing(stack: Stack, painter: Painter) -> None:
     """As after a lease was lost, and both have drawn: whoever comes second is not heard."""
     async with workshop(stack) as shop:
@@ -429,6 +474,32 @@ def test_a_shape_leads_to_pixels_of_the_model(painter: Painter) -> None:
         (1360, 768),
         (880, 1184),
     ]
+
+
+@pytest.mark.parametrize("model", ["flux-schnell", "sdxl", "qwen-image"])
+def test_no_shape_costs_more_than_another(
+    model: str, painter: Painter, capabilities: dict[str, dict[str, Any]]
+) -> None:
+    """What rounding to 16 pixels adds is nobody's to pay."""
+    least, most = capabilities[model]["sides"]
+    with painter.payer.connection.transaction(force_rollback=True):
+        for wide in range(1, 22):
+            for high in range(1, 22):
+                row = painter.payer.connection.execute(
+                    "select d.width, d.height from private.image_dimensions("
+                    " jsonb_populate_record(null::public.image_generations,"
+                    " jsonb_build_object('aspect_ratio', %s::text)), %s) as d",
+                    [f"{wide}:{high}", Jsonb({"sides": [16, 99999], "max_pixels": 10**9})],
+                ).fetchone()
+                assert row is not None
+                assert row["width"] * row["height"] <= 1024 * 1024
+                assert row["width"] % 16 == row["height"] % 16 == 0
+    assert least < 1024 <= most
+    price = painter.rpc("calculate_generation_cost", p_model_id=model).json()
+    for shape in ("4:5", "5:4", "3:2", "1:1"):
+        started = painter.start(model_id=model, aspect_ratio=shape)
+        assert Decimal(str(started.json()["credits_cost"])) == Decimal(str(price)), shape
+        painter.ended(started.json()["id"])
 
 
 def test_many_rows_at_once_are_refused(painter: Painter) -> None:
