@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -23,7 +24,7 @@ from functions.provider_keys.sources import open_vault
 from functions.tasks.context import TaskContext, TaskRejectedError, TaskRetryError
 from local.providers.double import Double
 from local.stack import Stack
-from tests.chat.conftest import settings_of
+from tests.chat.conftest import settings_of, wait_for
 from tests.images.conftest import NewPainter, Painter
 from tests.support.http_server import serve
 from tests.support.provider_keys import bring_key, vault_of
@@ -278,6 +279,20 @@ async def test_what_is_called_off_at_the_last_moment_leaves_no_file(
     assert left == []
     assert painter.images(generation_id) == []
     painter.require_nothing_held()
+
+
+async def test_a_worker_stops_where_nobody_waits_any_more(stack: Stack, painter: Painter) -> None:
+    async with workshop(stack) as shop:
+        prompt = "simulate: steps=600 step_ms=100"  # a minute
+        generation_id = shop.begin(painter, model_id="flux-schnell", prompt=prompt)
+        working = asyncio.create_task(shop.work(generation_id))
+        await asyncio.to_thread(
+            wait_for, lambda: painter.row(generation_id)["status"] == "processing"
+        )
+        answer = await asyncio.to_thread(painter.rpc, "cancel_generation", p_id=generation_id)
+        assert answer.status_code == 200, answer.text
+        assert await asyncio.wait_for(working, 10) == {"result": "called off"}
+    painter.payer.require_free(count=1)
 
 
 async def test_nothing_is_seen_before_it_is_charged(
