@@ -48,7 +48,11 @@ test: setup $(CLIENTS_STAMP) ## Run the tests (TESTS=path narrows, TRANSPORT=dir
 
 .PHONY: test-gpu
 test-gpu: setup $(GPU_STAMP) ## Run what needs torch, on tiny models (on the CPU where there is no card)
-	@$(GPU_VENV)/bin/python -m pytest tests/gpu $(ARGS)
+	@$(GPU_VENV)/bin/python -m pytest -n $(WORKERS) --dist worksteal tests/gpu $(ARGS)
+
+.PHONY: bench-gpu
+bench-gpu: setup $(GPU_STAMP) ## Measure images by gpu/ beside plain diffusers (ARGS=sdxl narrows)
+	@$(GPU_VENV)/bin/python -m tests.gpu.bench $(ARGS)
 
 .PHONY: check
 check: setup ## Format, lint, types, SQL style, Supabase advisors and the database's invariants

@@ -102,7 +102,7 @@ def serve_command(
     """The words of the command line."""
     media = {"image": serving.images_per_prompt, "video": 0, "audio": 0}
     # The tokenizer's follows the model's.
-    revision = [] if model.revision is None else ["--revision", model.revision]
+    revision = ["--revision", model.revision]
     return [
         program,
         "serve",

@@ -1,0 +1,46 @@
+"""Pictures to bytes and back: nothing but the picture goes either way."""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+from PIL import Image, ImageOps
+
+from gpu.contract import Format, JobError
+
+MAX_PIXELS = 64 * 1024 * 1024
+"""Of the image to begin from: a little more than 8K, as functions/images lets through."""
+
+_NAMES = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
+
+
+def encode(picture: Image.Image, form: Format, quality: int) -> bytes:
+    """The bytes of a picture, without metadata; `quality` is 1 to 100, and not for PNG."""
+    out = io.BytesIO()
+    options = {} if form == "png" else {"quality": quality}
+    picture.convert("RGB").save(out, _NAMES[form], **options)
+    return out.getvalue()
+
+
+def decode(content: bytes, width: int, height: int) -> Image.Image:
+    """The image to begin from, upright, cut to the shape of the output and scaled to its size.
+
+    Raises JobError image_refused.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            picture: Image.Image = Image.open(io.BytesIO(content), formats=list(_NAMES.values()))
+            if picture.width * picture.height > MAX_PIXELS:
+                raise JobError("image_refused", "The input image has too many pixels.")
+            picture.load()
+            upright = ImageOps.exif_transpose(picture)
+    except (OSError, ValueError, SyntaxError, MemoryError, Warning, Image.DecompressionBombError):
+        raise JobError(
+            "image_refused", "The input image is no PNG, JPEG or WebP that decodes."
+        ) from None
+    shown = upright.convert("RGBA")
+    ground = Image.new("RGBA", shown.size, (255, 255, 255, 255))
+    ground.alpha_composite(shown)  # where it is transparent, paper is white
+    return ImageOps.fit(ground.convert("RGB"), (width, height), Image.Resampling.LANCZOS)

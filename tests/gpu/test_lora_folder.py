@@ -1,0 +1,192 @@
+"""LoRAs from a hub: which file, how large, whether it is one, and what stays on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from safetensors.torch import save
+
+from gpu.contract import ImageJob, JobError
+from gpu.loras import MAX_BYTES, USUAL_NAME, LoraFolder, look_at
+from tests.gpu.hub import Hub, serve_hub
+
+WEIGHTS = {"unet.to_q.lora_A.weight": torch.ones(2, 2)}
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with serve_hub() as served:
+        yield served
+
+
+@pytest.fixture
+def folder(hub: Hub, tmp_path: Path) -> LoraFolder:
+    return LoraFolder(tmp_path / "loras", endpoint=hub.url)
+
+
+def lora(value: float = 1.0) -> bytes:
+    return save({name: weights * value for name, weights in WEIGHTS.items()})
+
+
+def code_of(folder: LoraFolder, lora_id: str) -> str:
+    with pytest.raises(JobError) as refused:
+        folder.get(lora_id)
+    return refused.value.code
+
+
+def test_a_lora_is_fetched_once_and_kept(hub: Hub, folder: LoraFolder) -> None:
+    hub.repositories["someone/fog"] = {USUAL_NAME: lora(), "README.md": b"fog"}
+    first = folder.get("someone/fog")
+    assert first.path.read_bytes() == lora()
+    fetched = [path for path in hub.asked if "/resolve/" in path]
+    assert folder.get("someone/fog") == first
+    assert [path for path in hub.asked if "/resolve/" in path] == fetched
+    assert not [path for path in fetched if "README" in path]
+
+
+def test_what_its_owner_changed_is_fetched_anew(hub: Hub, folder: LoraFolder) -> None:
+    hub.repositories["someone/fog"] = {USUAL_NAME: lora()}
+    first = folder.get("someone/fog")
+    hub.repositories["someone/fog"] = {USUAL_NAME: lora(2)}
+    second = folder.get("someone/fog")
+    assert second.path.read_bytes() == lora(2)
+    assert first.name != second.name  # another adapter: the one in memory is not it
+
+
+def test_a_hub_that_does_not_answer_is_done_without(hub: Hub, folder: LoraFolder) -> None:
+    hub.repositories["someone/fog"] = {USUAL_NAME: lora()}
+    first = folder.get("someone/fog")
+    hub.is_down = True
+    assert folder.get("someone/fog") == first
+    assert code_of(folder, "someone/rain") == "lora_not_found"
+
+
+def test_what_its_owner_took_back_is_not_drawn_with(hub: Hub, folder: LoraFolder) -> None:
+    hub.repositories["someone/fog"] = {USUAL_NAME: lora()}
+    folder.get("someone/fog")
+    del hub.repositories["someone/fog"]
+    assert code_of(folder, "someone/fog") == "lora_not_found"
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"fog.safetensors": lora()},
+        {USUAL_NAME: lora(), "older.safetensors": lora(2)},
+        {"fog.safetensors": lora(), "checkpoint-500/fog.safetensors": lora(2)},
+    ],
+    ids=["the-only-one", "the-usual-one", "not-in-folders"],
+)
+def test_one_file_is_meant(hub: Hub, folder: LoraFolder, files: dict[str, bytes]) -> None:
+    hub.repositories["someone/fog"] = files
+    assert folder.get("someone/fog").path.read_bytes() == lora()
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"fog.safetensors": lora(), "rain.safetensors": lora()},
+        {"pytorch_lora_weights.bin": pickle.dumps({"lora": 1})},
+        {"fog.ckpt": b"x", "fog.pt": b"x", "fog.pkl": b"x"},
+        {},
+        {"..safetensors\n": lora()},
+        {USUAL_NAME: pickle.dumps({"lora": 1})},
+        {USUAL_NAME: lora()[:40]},
+        {USUAL_NAME: lora()[:-4]},
+        {USUAL_NAME: b""},
+        {USUAL_NAME: save({"model.diffusion_model.weight": torch.ones(2)})},
+        {USUAL_NAME: struct.pack("<Q", 2**60) + b"{}"},
+        {USUAL_NAME: struct.pack("<Q", 2) + b"[]"},
+        {USUAL_NAME: struct.pack("<Q", 2) + b"{}"},
+    ],
+    ids=[
+        "several",
+        "pickle",
+        "other-pickles",
+        "nothing",
+        "strange-name",
+        "pickle-by-another-name",
+        "cut-header",
+        "cut-weights",
+        "empty",
+        "no-lora",
+        "endless-header",
+        "no-object",
+        "no-weights",
+    ],
+)
+def test_what_is_no_lora_is_refused_and_not_kept(
+    hub: Hub, folder: LoraFolder, tmp_path: Path, files: dict[str, bytes]
+) -> None:
+    hub.repositories["someone/fog"] = files
+    assert code_of(folder, "someone/fog") == "lora_refused"
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_nothing_of_a_pickle_is_run(hub: Hub, folder: LoraFolder, tmp_path: Path) -> None:
+    class Run:
+        def __reduce__(self) -> Any:
+            return (os.mkdir, (str(tmp_path / "ran"),))
+
+    hub.repositories["someone/fog"] = {USUAL_NAME: pickle.dumps(Run())}
+    assert code_of(folder, "someone/fog") == "lora_refused"
+    assert not (tmp_path / "ran").exists()
+
+
+def test_one_that_is_too_large_is_not_fetched(hub: Hub, folder: LoraFolder) -> None:
+    hub.repositories["someone/fog"] = {USUAL_NAME: lora()}
+    hub.sizes[USUAL_NAME] = MAX_BYTES + 1
+    assert code_of(folder, "someone/fog") == "lora_refused"
+    assert not [path for path in hub.asked if "/resolve/" in path]
+
+
+def test_a_file_that_is_longer_than_was_said_does_not_get_in(hub: Hub, folder: LoraFolder) -> None:
+    hub.repositories["someone/fog"] = {USUAL_NAME: lora()}
+    hub.sizes[USUAL_NAME] = 10
+    # What it holds is looked at as it is; the size was only for whether to begin.
+    assert folder.get("someone/fog").path.stat().st_size == len(lora())
+
+
+def test_the_least_lately_used_make_room(hub: Hub, tmp_path: Path) -> None:
+    folder = LoraFolder(tmp_path / "loras", endpoint=hub.url, most_bytes=int(2.5 * len(lora())))
+    for place, name in enumerate(("a", "b")):
+        hub.repositories[f"someone/{name}"] = {USUAL_NAME: lora(place + 1.0)}
+        os.utime(folder.get(f"someone/{name}").path, (place, place))
+    folder.get("someone/a")  # used again
+    hub.repositories["someone/c"] = {USUAL_NAME: lora(3)}
+    folder.get("someone/c")
+    left = sorted(path.parent.parent.name for path in tmp_path.rglob("*.safetensors"))
+    assert left == ["someone--a", "someone--c"]
+
+
+@pytest.mark.parametrize(
+    "lora_id",
+    ["fog", "a/b/c", "../fog", "a/..", "/a/b", "a/b\n", "https://a.example/b", "a\\b/c", "", "a/"],
+)
+def test_an_id_with_a_path_is_refused_before_anybody_is_asked(
+    hub: Hub, folder: LoraFolder, lora_id: str
+) -> None:
+    assert code_of(folder, lora_id) == "lora_refused"
+    job = {"id": "a", "model": "sdxl", "prompt": "x", "width": 512, "height": 512, "seed": 1}
+    with pytest.raises(ValidationError):
+        ImageJob.model_validate(job | {"loras": [{"id": lora_id}]})
+    assert hub.asked == []
+
+
+def test_a_header_that_lies_about_its_offsets_is_refused(tmp_path: Path) -> None:
+    header = json.dumps(
+        {"lora_A": {"dtype": "F32", "shape": [2], "data_offsets": [0, 10**12]}}
+    ).encode()
+    path = tmp_path / "lying.safetensors"
+    path.write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 8)
+    with pytest.raises(JobError, match="not whole"):
+        look_at(path)
