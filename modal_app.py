@@ -39,10 +39,13 @@ GPU_STARTUP_SECONDS = 2400  # the first start fetches and compiles; a snapshot t
 IDLE_SECONDS = 300  # how long a card waits for the next request before it costs nothing
 MAX_CARDS = 4  # of one model
 GATEWAY_REQUESTS = 500  # at the same time in one container: they wait, too
+IMAGE_JOBS = 2  # one is drawn while the next one arrives, and the last one leaves
 EMBEDDING_REQUESTS = 16  # one pass runs at a time; the rest wait in line
 SMOKE_TOKENS = 16
 GIB = 1024  # MiB, in which Modal reckons memory
 
+CACHE = "/cache"
+HF_HOME = f"{CACHE}/huggingface"  # read when the hub's library is imported
 PROJECT = Path(__file__).parent
 LOCK = "/quernel/constraints.txt"
 
@@ -73,6 +76,24 @@ torch_image = (
         "pydantic==2.14.3",
         uv_version=UV_VERSION,
     )
+    .env({"HF_HOME": HF_HOME})
+    .add_local_python_source("gpu")
+)
+images_image = (
+    modal.Image.debian_slim(PYTHON_VERSION)
+    .apt_install("g++")  # what is compiled for the card is started by a program of the host's
+    .uv_pip_install(
+        "accelerate==1.15.0",
+        "diffusers==0.42.1",
+        "peft==0.21.2",
+        "pillow==13.0.0",
+        "pydantic==2.14.3",
+        "starlette==1.10.0",
+        "torch==2.13.0",
+        "transformers==5.23.0",
+        uv_version=UV_VERSION,
+    )
+    .env({"HF_HOME": HF_HOME, "TORCHINDUCTOR_CACHE_DIR": f"{CACHE}/inductor"})
     .add_local_python_source("gpu")
 )
 # Each kind of container has what it needs and nothing else; locally what is not there is not asked.
@@ -87,8 +108,11 @@ with vllm_image.imports():
 with torch_image.imports():
     from gpu.embeddings import MIN_DIMENSIONS, Embedder, as_query
     from gpu.embeddings_app import embeddings_app
+with images_image.imports():
+    from gpu.contract import ImageJob
+    from gpu.images import open_painter
+    from gpu.images_app import images_app
 
-CACHE = "/cache"
 models_volume = modal.Volume.from_name("quernel-models", create_if_missing=True)
 settings_secret = modal.Secret.from_name(
     "quernel", required_keys=["QUERNEL_ENVIRONMENT", "QUERNEL_SUPABASE_URL"]
@@ -97,7 +121,9 @@ gpu_secret = modal.Secret.from_name(
     "quernel-gpu",
     required_keys=["MODAL_PROXY_KEY", "MODAL_PROXY_SECRET", "QUERNEL_LLM_API_KEY"],
 )
-# Secrets are named per function: a model server has no business with any of them.
+# FLUX's repositories are shown only to who has accepted their licence.
+hub_secret = modal.Secret.from_name("quernel-hub", required_keys=["HF_TOKEN"])
+# Secrets are named per function: a model server has no business with any of ours.
 app = modal.App("quernel", image=image)
 
 
@@ -237,7 +263,6 @@ class Embeddings:
     @modal.enter()
     def load(self) -> None:
         """Load the model."""
-        os.environ["HF_HOME"] = f"{CACHE}/huggingface"
         model = MODELS[self.model_id]
         self.embedder = Embedder(model.hub_id, revision=model.revision)
         models_volume.commit()
@@ -260,7 +285,37 @@ class Embeddings:
         }
 
 
+@app.cls(**card("flux-schnell", images_image, memory=32 * GIB, secrets=[hub_secret]))
+@modal.concurrent(max_inputs=IMAGE_JOBS, target_inputs=1)
+class Images:
+    """All image models: those that are asked for stay, as many as the card holds."""
+
+    @modal.enter()
+    def load(self) -> None:
+        """Have the usual model in memory and compiled."""
+        self.painter = open_painter(Path(CACHE))
+        self.painter.warm_up()
+        models_volume.commit()
+
+    @modal.asgi_app(requires_proxy_auth=True)
+    def front(self) -> Starlette:
+        """What the task runner may ask: QUERNEL_IMAGES_URL."""
+        return images_app(self.painter)
+
+    @modal.method()
+    def smoke(self, model_id: str) -> dict[str, Any]:
+        """One image, and how long it took once the model was there."""
+        events: list[dict[str, Any]] = []
+        job = ImageJob(
+            id="smoke", model=model_id, prompt="a lighthouse", width=1024, height=1024, seed=0
+        )
+        self.painter.draw(job, events.append)
+        drawn = sum("image" in event for event in events)
+        return {"model": model_id, "images": drawn, **events[-1]["done"]}
+
+
 CARDS = (DefaultChat, FastChat, Vision, Embeddings)
+"""Those that the gateway asks; the task runner asks Images itself."""
 
 
 @app.function(min_containers=0, timeout=GPU_REQUEST_SECONDS, secrets=[gpu_secret])
@@ -305,3 +360,9 @@ def smoke_vision() -> None:
 def smoke_embeddings() -> None:
     """One vector."""
     print(Embeddings().smoke.remote())
+
+
+@app.local_entrypoint()
+def smoke_images(model: str = "flux-schnell") -> None:
+    """One image; `--model` names another model."""
+    print(Images().smoke.remote(model))

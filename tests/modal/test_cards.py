@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,9 @@ from starlette.testclient import TestClient
 import modal_app
 from gpu import llm
 from gpu.catalog import MODELS
+from gpu.contract import ImageJob
 from gpu.embeddings_app import embeddings_app
+from gpu.images_app import images_app
 from gpu.llm import ModelServer, serve_command
 from tests.gpu.test_llm import Fake
 
@@ -121,7 +124,6 @@ class Loaded:
 def test_the_embeddings_are_those_of_the_catalog(
     monkeypatch: pytest.MonkeyPatch, commits: list[str]
 ) -> None:
-    monkeypatch.setenv("HF_HOME", "/elsewhere")
     # They need torch, which is not there when this is not run by `make test-gpu`.
     monkeypatch.setattr(modal_app, "Embedder", Loaded, raising=False)
     monkeypatch.setattr(modal_app, "embeddings_app", embeddings_app, raising=False)
@@ -138,6 +140,46 @@ def test_the_embeddings_are_those_of_the_catalog(
         assert names == ["Qwen/Qwen3-Embedding-4B", "Qwen3-Embedding-4B"]
         body = {"model": names[0], "input": "x"}
         assert len(outside.post("/v1/embeddings", json=body).json()["data"]) == 1
+
+
+class Painter:
+    """Says what it was asked."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.held: list[str] = []
+
+    def warm_up(self) -> None:
+        self.held = ["flux-schnell"]
+
+    def draw(self, job: Any, tell: Any, is_wanted: Any = None) -> None:  # noqa: ARG002
+        self.held.append(job.model)
+        tell({"progress": 50})
+        tell({"image": {"index": 0, "seed": job.seed, "content": "aGk="}})
+        tell({"done": {"seconds": 0.5, "peak_memory_bytes": 1}})
+
+
+def test_the_card_of_the_images_is_warm_and_draws(
+    monkeypatch: pytest.MonkeyPatch, commits: list[str]
+) -> None:
+    monkeypatch.setattr(modal_app, "open_painter", Painter, raising=False)
+    # They come with an image that is not this process's.
+    monkeypatch.setattr(modal_app, "images_app", images_app, raising=False)
+    monkeypatch.setattr(modal_app, "ImageJob", ImageJob, raising=False)
+    card = modal_app.Images()
+
+    said = card.smoke.local("sdxl")
+
+    expected = {"model": "sdxl", "images": 1, "seconds": 0.5, "peak_memory_bytes": 1}
+    assert said == expected
+    assert commits == ["commit"]
+    with TestClient(card.front.local()) as outside:
+        health = outside.get("/health").json()
+        assert health == {"models": ["flux-schnell", "sdxl"], "is_warm": True}
+        job = {"id": "a", "model": "sdxl", "prompt": "x", "width": 512, "height": 512, "seed": 3}
+        lines = outside.post("/images", json=job).text.splitlines()
+    assert json.loads(lines[0]) == {"state": "loading"}
+    assert json.loads(lines[-2])["image"]["seed"] == 3
 
 
 def test_the_gateway_knows_every_model_by_both_its_names(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +203,7 @@ def test_the_gateway_knows_every_model_by_both_its_names(monkeypatch: pytest.Mon
 
 
 def test_every_card_can_be_tried_with_modal_run() -> None:
-    for served in modal_app.CARDS:
+    for served in (*modal_app.CARDS, modal_app.Images):
         name = served._get_user_cls().__name__
         snake = "".join(f"_{one.lower()}" if one.isupper() else one for one in name)
         assert isinstance(getattr(modal_app, f"smoke{snake}"), modal.app.LocalEntrypoint)

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,13 @@ def functions(deployment: ControlPlane) -> dict[str, Any]:
     }
 
 
-CARDS = {"DefaultChat.*": "L40S", "FastChat.*": "H100", "Vision.*": "L4", "Embeddings.*": "L4"}
+CARDS = {
+    "DefaultChat.*": "L40S",
+    "FastChat.*": "H100",
+    "Vision.*": "L4",
+    "Embeddings.*": "L4",
+    "Images.*": "H100",
+}
 SNAPSHOTS = {"DefaultChat.*", "FastChat.*", "Vision.*"}
 
 
@@ -98,6 +105,7 @@ def test_the_hosts_memory_holds_the_weights_of_a_server_that_sleeps(
         "FastChat.*": 48,
         "Vision.*": 24,
         "Embeddings.*": 16,
+        "Images.*": 32,
     }
 
 
@@ -112,6 +120,7 @@ def test_cards_take_as_many_requests_as_they_are_worth(functions: dict[str, Any]
         "FastChat.*": (256, 512),
         "Vision.*": (32, 64),
         "Embeddings.*": (0, 16),
+        "Images.*": (1, 2),
     }
     for served in (modal_app.DefaultChat, modal_app.FastChat, modal_app.Vision):
         model_id = served._get_user_cls().model_id
@@ -153,8 +162,36 @@ def test_cards_are_behind_modals_proxy_and_the_gateway_behind_its_token(
     assert gateway.max_concurrent_inputs == 500
 
 
-def test_no_card_is_given_a_secret(functions: dict[str, Any]) -> None:
-    assert {len(functions[name].secret_ids) for name in CARDS} == {0}
+def test_no_card_is_given_a_secret_but_the_hubs(functions: dict[str, Any]) -> None:
+    given = {name: list(functions[name].secret_ids) for name in CARDS}
+    [hub] = given.pop("Images.*")
+    assert set(map(len, given.values())) == {0}
+    others = {one for name in functions if name not in CARDS for one in functions[name].secret_ids}
+    assert hub not in others
+
+
+def test_what_the_hub_gives_lies_on_the_volume_and_so_does_what_is_compiled(
+    deployment: ControlPlane,
+) -> None:
+    """The library reads HF_HOME when it is imported, which is before any of our code runs."""
+    images = [request.image for request in deployment.of("ImageGetOrCreate")]
+    commands = [command for image in images for command in image.dockerfile_commands]
+    homes = {command for command in commands if "HF_HOME" in command}
+    assert homes == {"ENV HF_HOME=/cache/huggingface"}
+    assert "ENV TORCHINDUCTOR_CACHE_DIR=/cache/inductor" in commands
+
+
+def test_what_is_installed_beside_torch_is_what_was_tested(deployment: ControlPlane) -> None:
+    """Locked for the functions, and pinned in the extra `gpu`."""
+    images = [request.image for request in deployment.of("ImageGetOrCreate")]
+    commands = [command for image in images for command in image.dockerfile_commands]
+    pinned = set(re.findall(r"[a-z0-9_-]+==[0-9.]+", " ".join(commands)))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    locked = re.findall(
+        r"^([a-z0-9_-]+==[0-9.]+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE
+    )
+    assert pinned
+    assert pinned <= {*locked, *project["optional-dependencies"]["gpu"]}
 
 
 def test_vllm_comes_from_the_image_of_the_version_that_its_flags_are_checked_for(
@@ -209,6 +246,7 @@ def test_what_acts_for_clients_gets_the_settings_and_the_gateway_its_own_secret(
     }
     assert secrets == {
         "quernel": ("QUERNEL_ENVIRONMENT", "QUERNEL_SUPABASE_URL"),
+        "quernel-hub": ("HF_TOKEN",),
         "quernel-gpu": ("MODAL_PROXY_KEY", "MODAL_PROXY_SECRET", "QUERNEL_LLM_API_KEY"),
     }
     ours = {name: tuple(functions[name].secret_ids) for name in functions if name not in CARDS}
