@@ -148,6 +148,15 @@ def test_what_is_deleted_is_suggested_no_more(painter: Painter, sdk: NewClient) 
     assert {row["source_type"] for row in stored(painter)} <= {"community"}
 
 
+def test_with_a_person_go_their_suggestions(painter: Painter, sdk: NewClient) -> None:
+    connection = painter.payer.connection
+    painter.made("a castle", suggestion_id=put(painter))
+    painter.made("a castle")
+    assert len(suggested(sdk(painter))) >= 2
+    connection.execute("delete from public.profiles where id = %s", [painter.id])
+    assert stored(painter) == []
+
+
 # Vision ------------------------------------------------------------------------------------------
 
 
@@ -418,6 +427,36 @@ def test_it_may_be_deleted_while_images_are_made_of_it(
             assert (row["status"], row["suggestion_id"]) == ("completed", None)
     assert stored(painter) == []
     painter.require_nothing_held()
+
+
+def test_its_deletion_waits_for_an_end_and_no_end_for_its_deletion(
+    stack: Stack, painter: Painter
+) -> None:
+    suggestion = put(painter)
+    generation_id = painter.start(
+        "simulate: steps=1000 step_ms=50", suggestion_id=suggestion
+    ).json()["id"]
+    with psycopg.connect(stack.admin_dsn) as ending, ThreadPoolExecutor(1) as pool:
+        ending.execute("select private.lock_generation(%s)", [generation_id])
+        deleting = pool.submit(
+            painter.rest.delete, "/prompt_suggestions", params={"id": f"eq.{suggestion}"}
+        )
+
+        def waits() -> bool:
+            row = painter.payer.connection.execute(
+                "select count(*) as it from pg_stat_activity where wait_event_type = 'Lock'"
+                " and query ilike '%%prompt_suggestions%%' and %s = any(pg_blocking_pids(pid))",
+                [ending.info.backend_pid],
+            ).fetchone()
+            return row is not None and row["it"] > 0 and not deleting.done()
+
+        wait_for(waits)
+        ending.execute("select backend.image_fail(%s, 'x', 'y')", [generation_id])
+        ending.commit()
+        assert deleting.result(20).status_code == 204
+    row = painter.row(generation_id)
+    assert (row["status"], row["suggestion_id"]) == ("failed", None)
+    assert stored(painter) == []
 
 
 # How many ----------------------------------------------------------------------------------------
