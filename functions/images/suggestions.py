@@ -7,6 +7,7 @@ keeps what came of it. What the model says is data: it is read with mistrust, an
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import Mapping
@@ -89,26 +90,39 @@ class SuggestionService:
         no_suggestions where the model's answer holds none, which is charged all the same.
         """
         begun = await self._database.rpc("suggestions_begin", **origin.arguments, p_prompt=prompt)
-        base: str = begun["prompt"]
         text, headers = await self._chat.complete(_completion(origin, begun))
         answer = loads(text)
-        prompts = prompts_in(answer["choices"][0]["message"].get("content"), base)
+        prompts = prompts_in(answer["choices"][0]["message"].get("content"), begun["prompt"])
         if not prompts:
             raise QuernelError(
                 "no_suggestions", 502, "The model's answer holds no prompts. It was charged."
             )
-        bills = [answer.get("usage") or {}]
+        # They are paid for: from here on nothing depends on whether anybody still waits.
+        keeping = self._chat.background.spawn(
+            self._keep(origin, begun, prompts, answer.get("usage") or {}, REPLAYED in headers)
+        )
+        return await asyncio.shield(keeping)
+
+    async def _keep(
+        self,
+        origin: Origin,
+        begun: dict[str, Any],
+        prompts: list[str],
+        bill: dict[str, Any],
+        is_repeated: bool,
+    ) -> dict[str, Any]:
+        bills = [bill]
         waiting = begun["without_vector"]
         vectors: list[list[float]] = []
         # What is only repeated has its vectors, and is not paid again.
-        if begun["embedding_model"] is not None and REPLAYED not in headers:
-            texts = [base, *prompts, *(one["prompt"] for one in waiting)]
-            vectors, bill = await self._vectors(origin, begun["embedding_model"], texts)
-            bills.append(bill)
+        if begun["embedding_model"] is not None and not is_repeated:
+            asked = [begun["prompt"], *prompts, *(one["prompt"] for one in waiting)]
+            vectors, vectors_bill = await self._vectors(origin, begun["embedding_model"], asked)
+            bills.append(vectors_bill)
         kept: dict[str, Any] = await self._database.rpc(
             "suggestions_keep",
             **origin.arguments,
-            p_prompt=base,
+            p_prompt=begun["prompt"],
             p_model=begun["model"],
             p_prompts=[
                 {"prompt": prompt, "embedding": _at(vectors, place)}

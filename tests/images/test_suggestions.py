@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from typing import Any
 
+import httpx
 import psycopg
 import pytest
 from postgrest import APIError
@@ -578,6 +579,26 @@ def test_the_same_key_is_answered_again_and_charged_once(painter: Painter) -> No
     assert len(painter.payer.charges()) == 2  # one completion, one embedding
     assert len(stored(painter)) == len(first)
     assert all(row["embedding"] is not None for row in stored(painter))
+
+
+@pytest.mark.anyio
+async def test_what_was_paid_is_kept_though_nobody_waits_any_more(
+    painter: Painter, functions_url: str
+) -> None:
+    headers = {"Authorization": f"Bearer {painter.payer.token}"}
+    # The model takes so long, and so do the vectors: they are what is left when the first is paid.
+    body = {"prompt": "a castle simulate: first_ms=1500"}
+    async with httpx.AsyncClient(base_url=functions_url, headers=headers, trust_env=False) as http:
+        asking = asyncio.create_task(http.post("/images/suggestions", json=body))
+        assert len(await asyncio.to_thread(wait_for, painter.payer.charges)) == 1
+        assert stored(painter) == []
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+    rows = await asyncio.to_thread(wait_for, lambda: stored(painter))
+    assert all(row["embedding"] is not None for row in rows)
+    assert len(painter.payer.charges()) == 2
+    painter.require_nothing_held()
 
 
 def test_what_holds_no_prompts_is_an_error_and_keeps_nothing(painter: Painter) -> None:
