@@ -26,7 +26,8 @@ Faults and timing are chosen per request by a header or inside the last user mes
     fault=         empty (no content), drop (connection reset before the first byte), reset
                    (connection closed in the middle), stall (silence), malformed (a chunk that is
                    not JSON), error (an error frame), cut (no finish reason), context (prompt too
-                   long), no_usage, negative_usage, huge_usage, text_usage
+                   long), prose (where JSON was asked for), no_vectors (for any text), no_usage,
+                   negative_usage, huge_usage, text_usage
     times=N        fail only the first N requests with the same body
 
 Started with --steady it obeys lengths and pauses, and fails nobody: a second provider.
@@ -420,7 +421,7 @@ class Vectors(Answer):
             vectors = [
                 base64.b64encode(struct.pack(f"<{count}f", *vector)).decode() for vector in vectors
             ]
-        if self.plan.fault == "empty":
+        if self.plan.fault in ("empty", "no_vectors"):
             vectors = []
         tokens = sum(len(tokens_of(text)) for text in texts)
         if self.plan.fault == "huge_usage":
@@ -497,7 +498,7 @@ def _choice(seed: int, body: dict[str, Any], plan: Plan, index: int) -> Choice:
         function = {"name": tool["name"], "arguments": arguments}
         call = {"id": f"call_{chance.getrandbits(64):x}", "type": "function", "function": function}
         return Choice([], [call], "tool_calls")
-    response_format = body.get("response_format") or {}
+    response_format = (body.get("response_format") or {}) if plan.fault != "prose" else {}
     if response_format.get("type") == "json_schema":
         schema = response_format.get("json_schema", {}).get("schema") or {}
         text = json.dumps(_example(schema, chance))

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 
 from functions.chat.answers import frame
-from functions.chat.api import CLIENT_CLOSED_REQUEST, OrganizationDep
+from functions.chat.api import CLIENT_CLOSED_REQUEST, OrganizationDep, OriginDep
 from functions.chat.idempotency import read_key
 from functions.chat.metering import ClientGoneError
 from functions.chat.streaming import EventResponse, Sink, while_connected
@@ -28,10 +28,14 @@ from functions.images.schemas import (
     DELETED_EXAMPLE,
     GENERATION_EXAMPLE,
     REQUEST_EXAMPLE,
+    SUGGESTION_REQUEST_EXAMPLE,
+    SUGGESTIONS_EXAMPLE,
     GenerationRequest,
     OpenAIImageRequest,
+    SuggestionRequest,
 )
 from functions.images.service import ENDED, ImageService
+from functions.images.suggestions import Origin, SuggestionService
 
 BUCKET = "images"
 HEARTBEAT_SECONDS = 15.0
@@ -89,6 +93,27 @@ async def start(
     if started["state"] == "replay":
         return _json(started["generation"], headers={REPLAYED: "true"})
     return _json(started["generation"], status=202)
+
+
+@router.post(
+    "/images/suggestions",
+    summary="Have a prompt made better",
+    description=docs.SUGGEST,
+    openapi_extra=body_of(SuggestionRequest, SUGGESTION_REQUEST_EXAMPLE),
+    responses=example("The suggestions, and what they cost.", SUGGESTIONS_EXAMPLE),
+)
+async def suggest(request: Request, origin: OriginDep, key: KeyDep) -> Response:
+    """See SuggestionService.suggest."""
+    body = await read_json(request, SuggestionRequest)
+    state = request.app.state
+    service = SuggestionService(state.database, state.chat, state.embeddings)
+    try:
+        answer = await while_connected(
+            request.receive, lambda: service.suggest(Origin(origin, key), body.prompt)
+        )
+    except ClientGoneError:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    return _json(answer)
 
 
 @router.get(

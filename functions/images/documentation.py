@@ -17,6 +17,16 @@ What a model can do is in its `capabilities`; what it cannot is refused here, be
 held. The price is held, and only images that were made are charged.
 """
 
+SUGGEST = """\
+The default chat model writes better versions of a prompt. They are kept as suggestions with the
+source `ai`; `similar` are the person's suggestions that mean nearly the same. Use an `id` as
+`suggestion_id` of a generation.
+
+It is paid as one completion and one embedding, by the caller or the organization that
+`OpenAI-Organization` names. An API key needs the scopes `images` and `chat`. What a person draws
+and marks is suggested by the function `suggest_prompts`, through the Supabase SDK, for nothing.
+"""
+
 EVENTS = """\
 Server-sent events: `progress` whenever something has changed, then one of `completed`, `failed` and
 `cancelled`. The data of each is the generation. Who leaves changes nothing.

@@ -7,6 +7,7 @@ answers `invalid_argument` or `unsupported_parameter` with the `param`.
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
+from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
@@ -34,6 +35,7 @@ class GenerationRequest(BaseModel):
     steps: Whole | None = None
     guidance_scale: Number | None = None
     prompt_strength: Number | None = None
+    suggestion_id: UUID | None = None
     seed: Whole | None = None
     num_outputs: Whole = 1
     output_format: Annotated[str, Field(max_length=10)] | None = None
@@ -96,6 +98,14 @@ class OpenAIImageRequest(BaseModel):
         return named | ({"parameters": parameters} if parameters else {})
 
 
+class SuggestionRequest(BaseModel):
+    """A prompt to make better."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    prompt: Annotated[str, Field(min_length=1, max_length=4_000)]
+
+
 REQUEST_EXAMPLE: dict[str, Json] = {
     "model_id": "flux-schnell",
     "prompt": "A lighthouse in the fog, oil on canvas",
@@ -138,4 +148,25 @@ GENERATION_EXAMPLE: dict[str, Json] = {
 DELETED_EXAMPLE: dict[str, Json] = {
     "id": "01999c5e-0000-7000-8000-000000000002",
     "deleted": True,
+}
+SUGGESTION_REQUEST_EXAMPLE: dict[str, Json] = {"prompt": "a lighthouse in the fog"}
+SUGGESTION_EXAMPLE: dict[str, Json] = {
+    "id": "01999c5e-0000-7000-8000-000000000003",
+    "user_id": "7f4df0a4-0000-4000-8000-000000000001",
+    "base_prompt": "a lighthouse in the fog",
+    "suggested_prompt": "A lone lighthouse in thick fog at dawn, soft light, oil on canvas",
+    "source_type": "ai",
+    "confidence_score": 0.5,
+    "used_count": 0,
+    "completed_count": 0,
+    "failed_count": 0,
+    "success_rate": 0,
+    "created_at": "2026-01-01T00:00:00Z",
+    "last_used_at": None,
+    "metadata": {"model": "Qwen2.5-32B-Instruct-AWQ"},
+}
+SUGGESTIONS_EXAMPLE: dict[str, Json] = {
+    "suggestions": [SUGGESTION_EXAMPLE],
+    "similar": [SUGGESTION_EXAMPLE | {"source_type": "history", "distance": 0.12}],
+    "usage": {"credits_charged": 0.0231, "credits_remaining": 99.9769},
 }

@@ -19,6 +19,6 @@ where p.pronamespace = 'private'::regnamespace
     'my_credit_balance', 'my_credit_statement', 'my_generation_stats', 'my_organization_agents',
     'my_organization_customer_id', 'my_public_agents', 'my_usage_report', 'organization_people', 'remove_member',
     'restore_my_conversation', 'revoke_api_key', 'revoke_invitation', 'rotate_api_key', 'select_my_branch',
-    'set_member_budget', 'set_my_auto_top_up', 'set_my_low_balance_threshold', 'set_my_monthly_budget', 'trends',
-    'update_api_key', 'update_my_agent', 'update_my_conversation', 'update_organization'
+    'set_member_budget', 'set_my_auto_top_up', 'set_my_low_balance_threshold', 'set_my_monthly_budget',
+    'suggest_prompts', 'trends', 'update_api_key', 'update_my_agent', 'update_my_conversation', 'update_organization'
   );

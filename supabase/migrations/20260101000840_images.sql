@@ -4,6 +4,8 @@
 --   generated_images   one row per image; its bytes are an object of the bucket "images"
 --   user_favorites     images that a person marked
 --
+-- prompt_suggestions are in a chapter of their own (0847); a generation may name the one that it was taken from.
+--
 -- Three doors lead here, and the trigger private.admit_generation() stands behind all of them: clients insert into
 -- image_generations through PostgREST; functions/ inserts for /images/generations and for /v1/images/generations
 -- (backend.image_start). It checks what the model can do, fixes the price, holds it and asks for the work, in the
@@ -12,7 +14,7 @@
 -- The work is a task, image_generate: backend.image_begin, image_progress, image_finish, image_fail. However a task
 -- ends, its generation ends with it (private.end_generation_of_task), and nothing stays held.
 --
--- Locks: profile and organization, task, account, hold, then the generation, then its images.
+-- Locks: profile and organization, task, account, hold, then the suggestion, the generation, its images.
 
 insert into private.settings (name, value, description) values
 ('image_deadline_seconds', '1800', 'Seconds after which a generation that has not ended is given up.'),
@@ -52,6 +54,7 @@ create table public.image_generations (
   hf_loras text[] not null default '{}',
   lora_scales numeric[] not null default '{}',
   input_path text,
+  suggestion_id uuid,
   parameters jsonb not null default '{}',
   credential text not null default 'auto',
   idempotency_key text,
@@ -140,6 +143,7 @@ comment on column public.image_generations.safety_checker is 'Asked for by the c
 comment on column public.image_generations.hf_loras is 'LoRAs by their id, owner/name.';
 comment on column public.image_generations.lora_scales is 'How strongly each of them acts, -2 to 2.';
 comment on column public.image_generations.input_path is 'Object of the bucket "images", of the same owner, that the image begins from.';
+comment on column public.image_generations.suggestion_id is 'The suggestion that the prompt was taken from, of the same person; null for none, and once that was deleted.';
 comment on column public.image_generations.parameters is 'quality, background, style, resolution, and options that one provider knows.';
 comment on column public.image_generations.credential is 'Who may pay: auto, own, platform or own_first (docs/byok.md).';
 comment on column public.image_generations.idempotency_key is 'The client''s key: a second generation with it is refused, and over HTTP the first is the answer.';
@@ -166,6 +170,8 @@ create index image_generations_by_user on public.image_generations (user_id, id 
 create index image_generations_by_organization
 on public.image_generations (organization_id, id desc) where organization_id is not null;
 create index image_generations_by_model on public.image_generations (model_id);
+create index image_generations_by_suggestion
+on public.image_generations (suggestion_id) where suggestion_id is not null;
 create index image_generations_to_end on public.image_generations (deadline) where status in ('pending', 'processing');
 create unique index image_generations_have_one_key_per_owner
 on public.image_generations (user_id, organization_id, idempotency_key) nulls not distinct
@@ -275,7 +281,7 @@ grant select, delete on public.image_generations to authenticated;
 grant insert (
   id, organization_id, model_id, prompt, negative_prompt, aspect_ratio, width, height, steps, guidance_scale,
   prompt_strength, seed, num_outputs, output_format, output_quality, safety_checker, hf_loras, lora_scales, input_path,
-  parameters, credential, idempotency_key, is_public, metadata
+  suggestion_id, parameters, credential, idempotency_key, is_public, metadata
 ) on public.image_generations to authenticated;
 grant update (metadata) on public.image_generations to authenticated;
 grant select on public.image_generations to service_role;

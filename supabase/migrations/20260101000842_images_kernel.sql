@@ -371,7 +371,7 @@ begin
     p_generation.prompt_strength, p_generation.seed, p_generation.num_outputs, p_generation.output_format,
     p_generation.output_quality, p_generation.safety_checker, to_jsonb(p_generation.hf_loras),
     to_jsonb(p_generation.lora_scales), p_generation.input_path, p_generation.parameters, p_generation.credential,
-    p_generation.is_public, p_generation.metadata
+    p_generation.is_public, p_generation.metadata, p_generation.suggestion_id
   )::text);
 end
 $$;
@@ -433,6 +433,7 @@ begin
   end if;
 
   perform private.require_sound_generation(new);
+  perform private.require_own_suggestion(new.suggestion_id, new.user_id);
   v_model := private.model_price(new.model_id, 'image');
   new.fingerprint := private.generation_fingerprint(new);
   new := private.fitted_generation(new, v_model);
@@ -641,6 +642,7 @@ begin
     -- The account before the generation, as everywhere.
     perform private.lock_hold(new.hold_id);
   end if;
+  perform private.lock_suggestion_of((new.payload ->> 'generation_id')::uuid);
   select g.* into v_g
   from public.image_generations as g
   where g.id = (new.payload ->> 'generation_id')::uuid and g.status in ('pending', 'processing')

@@ -231,6 +231,7 @@ begin
   -- The person before the account, as in private.payer and in an erasure; the account before the generation.
   perform p.id from public.profiles as p where p.id = v_g.user_id for no key update;
   perform private.lock_hold(v_g.hold_id);
+  perform private.lock_suggestion_of(p_id);
   select g.* into v_g from public.image_generations as g where g.id = p_id for update;
   return v_g;
 end

@@ -16,8 +16,9 @@ begin
     'credit_lots', 'credit_packs', 'credit_purchases', 'credit_transactions', 'generated_images',
     'image_analysis', 'image_generations', 'invoices', 'messages',
     'model_providers', 'models', 'organization_invitations', 'organization_members', 'organizations',
-    'payment_methods', 'payments', 'plans', 'profiles', 'provider_key_uses', 'provider_keys', 'subscriptions',
-    'user_favorites', 'user_model_preferences', 'user_preferences', 'webhook_deliveries', 'webhook_endpoints'
+    'payment_methods', 'payments', 'plans', 'profiles', 'prompt_suggestions', 'provider_key_uses', 'provider_keys',
+    'subscriptions', 'user_favorites', 'user_model_preferences', 'user_preferences', 'webhook_deliveries',
+    'webhook_endpoints'
   ] loop
     -- Somebody may have switched it on in the dashboard.
     if not exists (

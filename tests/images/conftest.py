@@ -12,9 +12,9 @@ import pytest
 from psycopg.rows import dict_row
 
 from local.stack import Stack
-from tests.chat.conftest import NewPayer, Payer, new_payer, wait_for
+from tests.chat.conftest import NewPayer, Payer, mark, new_payer, upstream, wait_for
 
-__all__ = ["NewPayer", "Payer", "new_payer"]
+__all__ = ["NewPayer", "Payer", "mark", "new_payer", "upstream"]
 
 ENDED = ("completed", "failed", "cancelled")
 

@@ -17,9 +17,8 @@ from functions.tasks.context import TaskContext
 from local.stack import Stack
 from tests.chat.conftest import settings_of
 from tests.images.conftest import NewPainter, Painter
+from tests.images.gallery import Row, hang, people, refresh
 from tests.support.fresh_database import fresh_database
-
-Row = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
@@ -37,44 +36,6 @@ def books(alone: psycopg.Connection[Row]) -> psycopg.Connection[Row]:
     alone.execute("delete from public.generated_images")
     alone.execute("delete from private.insight_refreshes")
     return alone
-
-
-def people(connection: psycopg.Connection[Row], count: int) -> list[str]:
-    ids = [str(uuid.uuid4()) for _ in range(count)]
-    for user_id in ids:
-        connection.execute(
-            "insert into auth.users (id, email, email_confirmed_at) values (%s, %s, now())",
-            [user_id, f"{user_id}@example.com"],
-        )
-    return ids
-
-
-def hang(connection: psycopg.Connection[Row], user: str, **columns: Any) -> str:
-    """An image that was looked at; its id."""
-    values = {
-        "user_id": user,
-        "storage_path": f"{user}/{uuid.uuid4()}",
-        "width": 8,
-        "height": 8,
-        "format": "png",
-        "size_bytes": 9,
-    } | columns
-    names = psycopg.sql.SQL(", ").join(map(psycopg.sql.Identifier, values))
-    marks = psycopg.sql.SQL(", ").join(map(psycopg.sql.Placeholder, values))
-    row = connection.execute(
-        psycopg.sql.SQL("insert into public.generated_images ({}) values ({}) returning id").format(
-            names, marks
-        ),
-        values,
-    ).fetchone()
-    assert row is not None
-    return str(row["id"])
-
-
-def refresh(connection: psycopg.Connection[Row]) -> int:
-    row = connection.execute("select backend.insights_refresh() ->> 'count' as count").fetchone()
-    assert row is not None
-    return int(row["count"])
 
 
 def trends(connection: psycopg.Connection[Row]) -> dict[str, Row]:

@@ -65,6 +65,7 @@ THEIRS: dict[str, LiteralString] = {
         " where i.user_id = any(%(people)s) or i.organization_id = %(organization)s)"
     ),
     "public.user_favorites": "user_id = any(%(people)s)",
+    "public.prompt_suggestions": "user_id = any(%(people)s)",
     "public.subscriptions": "account_id = any(%(accounts)s)",
     "public.usage_logs": "account_id = any(%(accounts)s)",
     "public.api_usage": "account_id = any(%(accounts)s)",
@@ -306,6 +307,7 @@ def _do_business(cast: Cast, service: Service, key: str) -> None:
             cast.rest(
                 "owner", "POST", "user_favorites", json={"image_id": image_id}
             ).raise_for_status()
+            assert cast.rpc("owner", "suggest_prompts").json()
         key_id = _bring(service, user, organization)
         cast.endpoints.append(endpoint["id"])
         service.rpc("webhook_endpoint_ping", p_user_id=user, p_endpoint_id=endpoint["id"])

@@ -173,6 +173,7 @@ def test_neither_a_visitor_nor_the_service_calls_a_clients_function(cast: Cast, 
         "cancel_generation": {"p_id": NOBODYS},
         "community_trends": {},
         "search_similar_images": {"p_image_id": NOBODYS},
+        "suggest_prompts": {},
         "user_generation_stats": {},
     }
     organization = {"p_organization_id": cast.organization_id}
@@ -374,6 +375,8 @@ ACTING_FOR_A_USER: dict[str, dict[str, Any]] = {
         "p_interval": "month",
     },
     "subscription_checkout_start": {"p_plan": "pro", "p_interval": "month"},
+    "suggestions_begin": {"p_prompt": "x"},
+    "suggestions_keep": {"p_prompt": "x", "p_model": "x", "p_prompts": [{"prompt": "y"}]},
     "webhook_endpoint_create": {"p_url": "https://hooks.quernel.test/"},
     "webhook_endpoint_delete": {"p_endpoint_id": NOBODYS},
     "webhook_endpoint_list": {},

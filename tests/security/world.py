@@ -183,6 +183,10 @@ ROWS: dict[str, dict[str, LiteralString]] = {
     },
     "public.plans": {"shared": "slug = 'pro'"},
     "public.profiles": {"owner": "id = %(owner)s", "organization": "id = %(founder)s"},
+    "public.prompt_suggestions": {
+        "owner": "user_id = %(owner)s",
+        "organization": "user_id = %(founder)s",
+    },
     "public.provider_key_uses": {
         "owner": "provider_key_id = %(owner_provider_key)s",
         "organization": "provider_key_id = %(organization_provider_key)s",
@@ -441,7 +445,7 @@ def _talk(connection: psycopg.Connection, user: str, organization: str | None) -
 
 
 def _draw(connection: psycopg.Connection, user: str, organization: str | None) -> None:
-    """A generation with an image, which its owner marks."""
+    """A generation with an image, which its owner marks, and what is suggested from it."""
     started = _call(
         connection,
         "backend.image_start",
@@ -471,6 +475,9 @@ def _draw(connection: psycopg.Connection, user: str, organization: str | None) -
         " select i.user_id, i.id from public.generated_images as i where i.generation_id = %s",
         [generation_id],
     )
+    _as(connection, user)
+    assert len(_call(connection, "public.suggest_prompts")) == 1
+    _as(connection, None)
 
 
 def _reckon(connection: psycopg.Connection, user: str) -> None:
