@@ -88,12 +88,11 @@ $(PYTHON_STAMP): constraints.txt
 	@$(RUN) -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-# torch without hashes: which build it is depends on where it is installed.
-$(GPU_STAMP): constraints.txt pyproject.toml $(PYTHON_STAMP)
+$(GPU_STAMP): constraints.txt constraints-gpu.txt pyproject.toml $(PYTHON_STAMP)
 	@echo "Installing torch and what goes with it into $(GPU_VENV) (about three minutes) ..."
 	@$(PYTHON) -m venv --clear $(GPU_VENV)
 	@$(GPU_VENV)/bin/python -m pip install --quiet --require-hashes -r constraints.txt
-	@$(GPU_VENV)/bin/python -m pip install --quiet --no-build-isolation --editable '.[gpu]'
+	@$(GPU_VENV)/bin/python -m pip install --quiet --constraint constraints-gpu.txt --no-build-isolation --editable '.[gpu]'
 	@touch $@
 
 $(NPM_STAMP): $(GATEWAY)/package-lock.json $(PYTHON_STAMP)
