@@ -203,10 +203,11 @@ def open_pipeline(
         raise JobError("unknown_model", "There is no such image model.")
     dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
     options = {"variant": model.variant} if model.variant else {}
+    # Read straight to the card: on the host there is not room for the largest.
     pipe = getattr(diffusers, family.text_to_image).from_pretrained(
-        folder, dtype=dtype, use_safetensors=True, **options
+        folder, dtype=dtype, use_safetensors=True, device_map=device, **options
     )
-    return Pipeline(pipe.to(device), family, compile_with)
+    return Pipeline(pipe, family, compile_with)
 
 
 def weights_in(folder: Path) -> int:

@@ -8,6 +8,7 @@ import weakref
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 
@@ -210,3 +211,16 @@ def test_other_models_have_no_lightning(
 ) -> None:
     assert Hub(tmp_path).lightning(IMAGE_MODELS[model], 1) is None
     assert fetched == []
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_weights_are_read_straight_to_the_card(
+    tiny_models: Path, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    """The largest have 58 GB, and the host has less."""
+    moved: list[Any] = []
+    monkeypatch.setattr(diffusers.DiffusionPipeline, "to", lambda self, *_: moved.append(self))
+    pipeline = open_pipeline(tiny_models / model, IMAGE_MODELS[model], DEVICE, None)
+    parts = [one for one in pipeline._pipe.components.values() if isinstance(one, torch.nn.Module)]
+    assert {weights.device.type for one in parts for weights in one.parameters()} == {DEVICE}
+    assert moved == []
