@@ -19,7 +19,7 @@ from functions.tasks.context import TaskKind
 
 TASK_KINDS: Mapping[str, TaskKind] = {
     "image_generate": TaskKind(generate_image, timeout_seconds=1800),
-    "image_analyze": TaskKind(analyze_image, timeout_seconds=120),
+    "image_analyze": TaskKind(analyze_image, timeout_seconds=300),
     "insights_refresh": TaskKind(refresh_insights, timeout_seconds=900),
     "image_files_delete": TaskKind(delete_files, timeout_seconds=120),
     "email": TaskKind(send_email, timeout_seconds=120),
