@@ -207,7 +207,8 @@ create table public.generated_images (
   constraint dimensions_are_positive check (width > 0 and height > 0),
   constraint size_is_positive check (size_bytes > 0),
   constraint a_vector_says_whose_it_is check (num_nonnulls(vision_embedding, vision_embedding_model) in (0, 2)),
-  constraint vision_embedding_model_has_1_to_100_characters check (char_length(vision_embedding_model) between 1 and 100),
+  constraint vision_embedding_model_has_1_to_100_characters
+  check (char_length(vision_embedding_model) between 1 and 100),
   constraint nsfw_score_is_a_share check (nsfw_score between 0 and 1),
   constraint access_count_is_not_negative check (access_count >= 0),
   constraint only_a_public_image_has_a_url check (is_public or num_nonnulls(public_url, thumbnail_url) = 0),

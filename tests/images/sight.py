@@ -73,6 +73,7 @@ class Sight:
     embeddings: Reply = like
     hangs: bool = False
     asked: list[tuple[str, dict[str, Any], dict[str, str]]] = field(default_factory=list)
+    is_over: asyncio.Event = field(default_factory=asyncio.Event)
     on_ask: Callable[[], object] | None = None
     """Happens while somebody waits for the answer."""
 
@@ -80,7 +81,7 @@ class Sight:
         body = json.loads(await request.read())
         self.asked.append((request.path, body, dict(request.headers)))
         if self.hangs:
-            await asyncio.sleep(60)
+            await self.is_over.wait()
         if self.on_ask is not None:
             await asyncio.to_thread(self.on_ask)
         return (self.vision if request.path == VISION else self.embeddings)(body)
@@ -147,4 +148,5 @@ async def viewer(stack: Stack, sight: Sight | None = None, **changes: Any) -> As
         try:
             yield Viewer(stack, sight, settings, database)
         finally:
+            sight.is_over.set()
             await database.aclose()
