@@ -33,6 +33,7 @@ from tests.images.sight import (
     said,
     viewer,
 )
+from tests.images.test_work import workshop
 
 pytestmark = pytest.mark.anyio
 
@@ -565,6 +566,28 @@ async def test_the_alike_come_first_and_never_a_strangers(
         assert answer.json() == []
     mine = painter.rest.get("/image_analysis", params={"image_id": f"eq.{ids['cat']}"}).json()
     assert {one["analysis_type"] for one in mine} == {"color", "vision", "style", "safety"}
+
+
+async def test_an_image_of_an_own_key_is_rated_by_the_vision_model(
+    stack: Stack, painter: Painter
+) -> None:
+    """Its provider says nothing of it."""
+    async with workshop(stack) as shop:
+        await shop.bring(painter)
+        generation_id = shop.begin(painter)
+        assert (await shop.work(generation_id))["result"] == "completed"
+    [image] = painter.images(generation_id)
+    assert (image["nsfw_score"], image["is_public"]) == (None, False)
+
+    def complete() -> dict[str, Any] | None:
+        found = row(painter, image["id"])
+        return found if found["vision_embedding"] is not None else None
+
+    rated = await asyncio.to_thread(wait_for, complete, 30)
+    assert rated["nsfw_score"] == pytest.approx(0.02)
+    safety = analyses(painter, image["id"])["safety"]
+    assert safety["analysis_version"] == VISION_MODEL
+    assert safety["raw_response"]["scored_by"] == "vision_model"
 
 
 def test_the_stack_finds_all_of_an_image_that_it_made(painter: Painter) -> None:
