@@ -219,11 +219,14 @@ def test_of_two_drops_of_a_month_the_second_passes_it_by(ledger: Ledger, month: 
     read_all(first, month)
     first.execute(f"lock table {partition(month)} in share update exclusive mode")
     with ThreadPoolExecutor(1) as pool:
-        dropping = pool.submit(drop, second)
+        dropping = pool.submit(drop, second, p_lock_ms=2_000)
         wait_until_blocked(ledger.admin, second.info.backend_pid)
         first.execute(f"drop table {partition(month)}")
         first.commit()
-        assert dropping.result() >= 0
+        try:
+            dropping.result()
+        except Refused as refused:  # by a month of another test
+            assert refused.code == "partition_in_use"  # noqa: PT017
     assert not exists(ledger, month)
 
 
