@@ -114,9 +114,11 @@ class Runner:
         started = 0
         try:
             while (left := deadline - time.monotonic()) > 0:
+                # What ran while it was asked may have kept more of its kind from being claimed.
+                was_idle = not self._running
                 claimed = await self.claim()
                 started += claimed
-                if not claimed and not self._running:
+                if not claimed and was_idle:
                     break
                 await self.wait(min(left, LOOK_SECONDS))
         finally:

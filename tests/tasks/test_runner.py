@@ -403,6 +403,31 @@ async def test_slow_kinds_leave_slots_to_others(
     assert most["slow"] == 4
 
 
+async def test_a_drain_does_not_end_before_the_rest_of_a_kind(
+    queue: Queue, settings: Settings, database: Database
+) -> None:
+    """What ends while tasks are asked for has kept others of its kind from being claimed."""
+    is_over = asyncio.Event()
+
+    async def wait(*_: Any) -> None:
+        await is_over.wait()
+
+    class Slow:
+        async def rpc(self, function: str, /, **arguments: Any) -> Any:
+            answer = await database.rpc(function, **arguments)
+            if function == "task_claim" and not answer:
+                is_over.set()
+                await asyncio.sleep(1)
+            return answer
+
+    ids = [queue.enqueue() for _ in range(3)]
+    other = f"{queue.kind}_other"
+    handlers = {queue.kind: TaskKind(wait, 30, share=1 / 8), other: TaskKind(wait, 30)}
+    slow: Any = Slow()
+    assert await drain(settings, slow, handlers) == 3
+    assert [queue.row(id_)["status"] for id_ in ids] == ["done"] * 3
+
+
 @pytest.mark.parametrize(
     ("share", "slots", "limit"),
     [(1.0, 8, 8), (0.5, 8, 4), (0.5, 3, 1), (0.5, 1, 1), (1 / 16, 16, 1), (1 / 16, 8, 1)],
