@@ -2,7 +2,8 @@
 
 Nothing of theirs is run: only safetensors are read, whose header is looked at before any library
 loads it. A repository is asked at each job for its newest commit, so that nobody draws for ever
-with what its owner took back; where the hub does not answer, what is on disk does.
+with what its owner took back; where the hub does not answer, what is on disk does. The hub is asked
+without a token: ours would show to every customer what is shown to us alone.
 """
 
 from __future__ import annotations
@@ -22,12 +23,7 @@ from typing import Any
 
 import httpx
 from huggingface_hub import HfApi, hf_hub_download
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    HfHubHTTPError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-)
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
 from gpu.contract import LORA_ID, JobError, Lora
 
@@ -67,20 +63,23 @@ class LoraFolder:
         """`endpoint` is the hub's address, where it is another than the usual one."""
         self._folder = folder
         self._endpoint = endpoint
-        self._api = HfApi(endpoint=endpoint)
+        self._api = HfApi(endpoint=endpoint, token=False)
         self._most_bytes = most_bytes
 
     def get(self, lora_id: str) -> LoraFile:
-        """The file of a LoRA. Raises JobError lora_not_found, lora_refused."""
+        """The file of a LoRA.
+
+        Raises JobError lora_not_found, lora_refused; internal where the hub does not answer.
+        """
         if re.fullmatch(LORA_ID, lora_id) is None:
             raise JobError("lora_refused", "A LoRA is named as owner/name.")
         place = self._folder / lora_id.replace("/", "--")
         try:
             found = self._api.model_info(lora_id, files_metadata=True, timeout=HUB_SECONDS)
-        except RepositoryNotFoundError:
-            raise JobError("lora_not_found", f"There is no public LoRA {lora_id}.") from None
-        except _OFFLINE:
-            return self._kept(lora_id, place)
+        except _OFFLINE as error:
+            if _is_refusal(error):
+                raise JobError("lora_not_found", f"There is no public LoRA {lora_id}.") from None
+            return self._kept(place)
         sizes = {one.rfilename: one.size or 0 for one in found.siblings or []}
         name = _chosen(lora_id, sizes)
         if sizes[name] > MAX_BYTES:
@@ -91,30 +90,41 @@ class LoraFolder:
         path = place / commit / name
         if not path.is_file():
             self._make_room(sizes[name])
-            self._fetch(lora_id, commit, name, path)
+            self._fetch(lora_id, commit, path, sizes[name])
         return _used(path, commit)
 
-    def _fetch(self, lora_id: str, commit: str, name: str, path: Path) -> None:
+    def _fetch(self, lora_id: str, commit: str, path: Path, size: int) -> None:
         """Into a folder of its own first, so that no half of a file is ever taken for a whole."""
         unfinished = path.parent.with_name(f".{commit}-{os.getpid()}")
         shutil.rmtree(unfinished, ignore_errors=True)
         try:
             hf_hub_download(
-                lora_id, name, revision=commit, local_dir=unfinished, endpoint=self._endpoint
+                lora_id,
+                path.name,
+                revision=commit,
+                local_dir=unfinished,
+                endpoint=self._endpoint,
+                token=False,
             )
-            look_at(unfinished / name)
+            fetched = unfinished / path.name
+            if fetched.stat().st_size != size:
+                raise JobError("lora_refused", f"The LoRA {lora_id} has another size than it says.")
+            look_at(fetched)
             path.parent.mkdir(parents=True, exist_ok=True)
-            (unfinished / name).replace(path)
-        except (EntryNotFoundError, LocalEntryNotFoundError, *_OFFLINE) as error:
+            fetched.replace(path)
+        except (EntryNotFoundError, *_OFFLINE) as error:
             logger.warning("lora %s not fetched: %s", lora_id, type(error).__name__)
-            raise JobError("lora_not_found", f"The LoRA {lora_id} cannot be fetched.") from None
+            if _is_refusal(error) or _is_refusal(error.__cause__):
+                raise JobError("lora_not_found", f"The LoRA {lora_id} cannot be fetched.") from None
+            raise _no_answer() from None
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
 
-    def _kept(self, lora_id: str, place: Path) -> LoraFile:
-        files = sorted(place.glob("*/*.safetensors"), key=lambda path: path.stat().st_mtime)
+    def _kept(self, place: Path) -> LoraFile:
+        # One that is unfinished, in a folder with a dot, was not looked at.
+        files = sorted(place.glob("[!.]*/*.safetensors"), key=lambda path: path.stat().st_mtime)
         if not files:
-            raise JobError("lora_not_found", f"The LoRA {lora_id} cannot be fetched.")
+            raise _no_answer()
         return _used(files[-1], files[-1].parent.name)
 
     def _make_room(self, size: int) -> None:
@@ -195,6 +205,21 @@ def look_at(path: Path) -> None:
         raise JobError("lora_refused", "A LoRA's file is not whole.")
     if not all(_LORA_KEY.search(name) for name in names):
         raise JobError("lora_refused", "A LoRA's file holds other weights than a LoRA's.")
+
+
+def _is_refusal(error: BaseException | None) -> bool:
+    """Whether the hub has answered that we may not have it, and not that it cannot just now."""
+    return (
+        isinstance(error, HfHubHTTPError)
+        and error.response is not None
+        and 400 <= error.response.status_code < 500
+        and error.response.status_code not in (408, 429)
+    )
+
+
+def _no_answer() -> JobError:
+    # Not the fault of whoever asked, who may ask again.
+    return JobError("internal", "The hub of the LoRAs does not answer.")
 
 
 def _chosen(lora_id: str, sizes: Mapping[str, int]) -> str:

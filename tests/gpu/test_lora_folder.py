@@ -67,7 +67,49 @@ def test_a_hub_that_does_not_answer_is_done_without(hub: Hub, folder: LoraFolder
     first = folder.get("someone/fog")
     hub.is_down = True
     assert folder.get("someone/fog") == first
-    assert code_of(folder, "someone/rain") == "lora_not_found"
+    # Whoever asks for another is not told that there is none, and may ask again.
+    assert code_of(folder, "someone/rain") == "internal"
+
+
+def test_one_that_the_hub_has_no_time_for_may_be_asked_for_again(
+    hub: Hub, folder: LoraFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.repositories["someone/fog"] = {USUAL_NAME: lora()}
+    answer = hub.answer
+
+    def busy(path: str) -> tuple[int, dict[str, str], bytes]:
+        return (501, {}, b"") if "/resolve/" in path else answer(path)
+
+    monkeypatch.setattr(hub, "answer", busy)
+    assert code_of(folder, "someone/fog") == "internal"
+
+
+def test_one_that_the_hub_has_disabled_is_not_drawn_with(hub: Hub, folder: LoraFolder) -> None:
+    hub.repositories["someone/fog"] = {USUAL_NAME: lora()}
+    folder.get("someone/fog")
+    hub.is_down, hub.status = True, 403
+    assert code_of(folder, "someone/fog") == "lora_not_found"
+
+
+def test_what_was_not_looked_at_is_not_done_with(
+    hub: Hub, folder: LoraFolder, tmp_path: Path
+) -> None:
+    unfinished = tmp_path / "loras" / "someone--fog" / ".0-1" / USUAL_NAME
+    unfinished.parent.mkdir(parents=True)
+    unfinished.write_bytes(lora())
+    hub.is_down = True
+    assert code_of(folder, "someone/fog") == "internal"
+
+
+def test_our_token_is_shown_to_no_repository_that_a_customer_names(
+    hub: Hub, folder: LoraFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It opens what is private to us, and what is gated."""
+    monkeypatch.setenv("HF_TOKEN", "hf_ours")
+    hub.repositories["someone/fog"] = {USUAL_NAME: lora()}
+    folder.get("someone/fog")
+    assert len(hub.asked) > 1
+    assert hub.tokens == {None}
 
 
 def test_what_its_owner_took_back_is_not_drawn_with(hub: Hub, folder: LoraFolder) -> None:
@@ -149,11 +191,13 @@ def test_one_that_is_too_large_is_not_fetched(hub: Hub, folder: LoraFolder) -> N
     assert not [path for path in hub.asked if "/resolve/" in path]
 
 
-def test_a_file_that_is_longer_than_was_said_does_not_get_in(hub: Hub, folder: LoraFolder) -> None:
+def test_a_file_that_is_longer_than_was_said_does_not_get_in(
+    hub: Hub, folder: LoraFolder, tmp_path: Path
+) -> None:
     hub.repositories["someone/fog"] = {USUAL_NAME: lora()}
     hub.sizes[USUAL_NAME] = 10
-    # What it holds is looked at as it is; the size was only for whether to begin.
-    assert folder.get("someone/fog").path.stat().st_size == len(lora())
+    assert code_of(folder, "someone/fog") == "lora_refused"
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 def test_the_least_lately_used_make_room(hub: Hub, tmp_path: Path) -> None:
