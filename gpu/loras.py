@@ -18,12 +18,15 @@ import struct
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import httpx
+import torch
 from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+from safetensors import SafetensorError
 
 from gpu.contract import LORA_ID, JobError, Lora
 
@@ -40,6 +43,21 @@ USUAL_NAME = "pytorch_lora_weights.safetensors"
 """What diffusers writes, and reads where no file is named."""
 
 _LORA_KEY = re.compile(r"lora|dora_scale|alpha$", re.IGNORECASE)
+_CONFIG = "lora_adapter_metadata"
+"""What diffusers makes peft's LoraConfig of, of any member."""
+
+_PATTERN = re.compile(r"\^?[\w.]{1,300}\$?")
+_NUMBERS = ("r", "lora_alpha", "lora_dropout", "qalora_group_size")
+_FREE = (
+    "base_model_name_or_path",
+    "inference_mode",
+    "megatron_core",  # imported where there is a megatron_config, which there may not be
+    "peft_type",
+    "peft_version",
+    "revision",
+    "task_type",
+    "use_rslora",
+)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _OFFLINE = (httpx.HTTPError, OSError, HfHubHTTPError)
 
@@ -143,7 +161,11 @@ class Adapters:
 
     def __init__(self, pipe: Any) -> None:  # noqa: ANN401 - a pipeline of diffusers
         self._pipe = pipe
-        self.names: set[str] = set()
+        # FLUX's makes the model's own layers as wide as a LoRA's, and leaves them so.
+        pipe._maybe_expand_transformer_param_shape_or_error_ = _keep_shapes
+        self.slots: dict[str, str] = {}
+        """Names in the layers, by those of the files. Few, and used again: what is compiled is
+        compiled for them."""
 
     def set(self, wanted: Sequence[tuple[LoraFile, float]]) -> None:
         """Have these act, each as strongly as its number says, and no others.
@@ -155,38 +177,57 @@ class Adapters:
             self.clear()
             return
         try:
-            gone = self.names - scales.keys()
+            gone = self.slots.keys() - scales.keys()
             if gone:
-                self._pipe.delete_adapters(sorted(gone))
-                self.names -= gone
+                self._pipe.delete_adapters(sorted(self.slots.pop(name) for name in gone))
             for file, _ in wanted:
-                if file.name not in self.names:
+                if file.name not in self.slots:
                     self._load(file)
-            self._pipe.set_adapters(list(scales), list(scales.values()))
+            self._pipe.set_adapters([self.slots[name] for name in scales], list(scales.values()))
         except BaseException:
             self.clear()
             raise
 
     def clear(self) -> None:
         """Take all of them out: the model is as if there had never been one."""
-        # One that failed halfway is in the layers and not among the names.
+        # One that failed halfway is in the layers and has no slot.
         self._pipe.unload_lora_weights()
-        self.names.clear()
+        self.slots.clear()
 
     def _load(self, file: LoraFile) -> None:
+        taken = self.slots.values()
+        slot = next(name for name in map("lora_{}".format, count()) if name not in taken)
         try:
             with warnings.catch_warnings():
                 # That there are several is what is wanted.
                 warnings.filterwarnings("ignore", message="Already found a `peft_config`")
                 self._pipe.load_lora_weights(
-                    str(file.path.parent), weight_name=file.path.name, adapter_name=file.name
+                    str(file.path.parent),
+                    weight_name=file.path.name,
+                    adapter_name=slot,
+                    use_safetensors=True,
                 )
-        except (ValueError, RuntimeError, KeyError, TypeError, AttributeError, IndexError):
+        except torch.OutOfMemoryError:  # a RuntimeError, and not the LoRA's fault
+            raise
+        except (
+            ValueError,
+            RuntimeError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            IndexError,
+            AssertionError,
+            ImportError,
+            SafetensorError,
+        ):
             raise JobError("lora_refused", "A LoRA does not fit the model.") from None
         listed: Mapping[str, list[str]] = self._pipe.get_list_adapters()
-        if not any(file.name in names for names in listed.values()):
+        if not any(slot in names for names in listed.values()):
             raise JobError("lora_refused", "A LoRA has nothing for the model.")
-        self.names.add(file.name)
+        for part in self._pipe.components.values():
+            if isinstance(part, torch.nn.Module):
+                part.eval()  # its layers come as they are trained: with dropout
+        self.slots[file.name] = slot
 
 
 def look_at(path: Path) -> None:
@@ -199,12 +240,46 @@ def look_at(path: Path) -> None:
             header: dict[str, Any] = json.loads(file.read(min(length, MAX_HEADER_BYTES)))
         names = [name for name in header if name != "__metadata__"]
         ends = [int(header[name]["data_offsets"][1]) for name in names]
-    except (OSError, ValueError, struct.error, KeyError, TypeError, IndexError, RecursionError):
+        config = json.loads(header.get("__metadata__", {}).get(_CONFIG) or "{}")
+        is_plain = all(_is_plain(name, value) for name, value in config.items())
+    except (
+        OSError,
+        ValueError,
+        struct.error,
+        KeyError,
+        TypeError,
+        AttributeError,
+        IndexError,
+        RecursionError,
+    ):
         raise JobError("lora_refused", "A LoRA's file is no safetensors.") from None
     if not 0 < len(names) <= MAX_TENSORS or 8 + length + max(ends) > size:
         raise JobError("lora_refused", "A LoRA's file is not whole.")
     if not all(_LORA_KEY.search(name) for name in names):
         raise JobError("lora_refused", "A LoRA's file holds other weights than a LoRA's.")
+    if not is_plain:
+        raise JobError("lora_refused", "A LoRA's file asks for more than a LoRA of weights.")
+
+
+def _is_plain(name: str, value: Any) -> bool:  # noqa: ANN401 - JSON
+    """Whether a member of peft's LoraConfig says no more than where and how strongly it acts.
+
+    Others take the model's own weights apart, import modules, or look for patterns without end.
+    """
+    member = name.rpartition(".")[2]
+    if member in _NUMBERS:
+        return isinstance(value, int | float)
+    if member in ("rank_pattern", "alpha_pattern"):
+        return all(_PATTERN.fullmatch(one) and isinstance(value[one], int | float) for one in value)
+    if member == "target_modules":  # a word alone is a pattern
+        return isinstance(value, list)
+    if member == "init_lora_weights":  # before they are read
+        return value in (True, False, "gaussian")
+    return not value or member in _FREE or (member, value) == ("bias", "none")
+
+
+def _keep_shapes(*_: object, **__: object) -> bool:
+    return False
 
 
 def _is_refusal(error: BaseException | None) -> bool:

@@ -74,7 +74,7 @@ class Pipeline:
         self, loras: list[tuple[LoraFile, float]], *, steps: int, is_distilled: bool, image: bool
     ) -> Any:  # noqa: ANN401 - a pipeline of diffusers
         """The pipeline to call for one job. Raises JobError for LoRAs that do not fit."""
-        if loras or self.adapters.names:
+        if loras or self.adapters.slots:
             self._fuse(is_wanted=False)
             self.adapters.set(loras)
         self._fuse(is_wanted=not loras)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig
 from pydantic import ValidationError
 from safetensors.torch import save
 
@@ -172,6 +173,61 @@ def test_what_is_no_lora_is_refused_and_not_kept(
     hub.repositories["someone/fog"] = files
     assert code_of(folder, "someone/fog") == "lora_refused"
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def told(**members: Any) -> bytes:
+    """A LoRA, and what diffusers writes beside it."""
+    config = LoraConfig(r=2, target_modules=["to_q"]).to_dict() | members
+    config["target_modules"] = members.get("target_modules", ["to_q"])
+    text = json.dumps({f"unet.{name}": value for name, value in config.items()})
+    return save(WEIGHTS, metadata={"lora_adapter_metadata": text, "format": "pt"})
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {},
+        {"rank_pattern": {"^unet.to_q": 4}, "alpha_pattern": {"to_k": 0.5}, "lora_alpha": 16},
+        {"lora_dropout": 0.1, "use_rslora": True, "init_lora_weights": "gaussian"},
+    ],
+)
+def test_how_it_was_trained_may_be_told(
+    hub: Hub, folder: LoraFolder, members: dict[str, Any]
+) -> None:
+    content = told(**members)
+    hub.repositories["someone/fog"] = {USUAL_NAME: content}
+    assert folder.get("someone/fog").path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"init_lora_weights": "pissa"},
+        {"target_modules": "(a+)+$"},
+        {"rank_pattern": {"(.*)*x": 4}},
+        {"alpha_pattern": ["to_q"]},
+        {"megatron_config": {"a": 1}, "megatron_core": "antigravity"},
+        {"modules_to_save": ["conv_in"]},
+        {"layer_replication": [[0, 2]]},
+        {"use_dora": True},
+        {"bias": "all"},
+        {"r": "2"},
+        {"nobody_knows_it": 1},
+    ],
+    ids=lambda members: next(iter(members)),
+)
+def test_what_is_told_beside_the_weights_does_nothing_else(
+    hub: Hub, folder: LoraFolder, members: dict[str, Any]
+) -> None:
+    hub.repositories["someone/fog"] = {USUAL_NAME: told(**members)}
+    assert code_of(folder, "someone/fog") == "lora_refused"
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "1"])
+def test_what_is_told_and_is_no_object_is_refused(hub: Hub, folder: LoraFolder, text: str) -> None:
+    beside = {"lora_adapter_metadata": text}
+    hub.repositories["someone/fog"] = {USUAL_NAME: save(WEIGHTS, metadata=beside)}
+    assert code_of(folder, "someone/fog") == "lora_refused"
 
 
 def test_nothing_of_a_pickle_is_run(hub: Hub, folder: LoraFolder, tmp_path: Path) -> None:
