@@ -201,6 +201,7 @@ def open_painter(folder: Path, device: str | None = None) -> Painter:
     """
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
     diffusers_logging.disable_progress_bar()
+    diffusers_logging.set_verbosity_error()  # its warnings tell what of a prompt is not read
     transformers_logging.disable_progress_bar()
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
