@@ -14,7 +14,7 @@ from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from diffusers.utils import logging as diffusers_logging
@@ -34,6 +34,7 @@ COMPILE = {"dynamic": True}
 
 WARM_UP_MODEL = "flux-schnell"
 
+T = TypeVar("T")
 Tell = Callable[[Event], None]
 IsWanted = Callable[[], bool]
 
@@ -141,20 +142,33 @@ class Painter:
             begun_from = decode(job.init_image, job.width, job.height)
         lightning = self._lightning(model.id, steps_of(job))
         loras = acting(job.loras, self._loras, lightning)
-        pipeline = self._pipelines.get(model.id)
         try:
-            pipe = pipeline.ready(
-                loras,
-                steps=steps_of(job),
-                is_distilled=lightning is not None,
-                image=begun_from is not None,
+            pipeline = self._alone(model.id, lambda: self._pipelines.get(model.id))
+            pipe = self._alone(
+                model.id,
+                lambda: pipeline.ready(
+                    loras,
+                    steps=steps_of(job),
+                    is_distilled=lightning is not None,
+                    image=begun_from is not None,
+                ),
             )
             told = _told(job, begun_from) | arguments(job, is_distilled=lightning is not None)
-            return self._passes(job, pipe, told, tell, is_wanted)
+            try:
+                return self._passes(job, pipe, told, tell, is_wanted)
+            finally:
+                pipeline.forget()
         except torch.OutOfMemoryError:
             raise JobError("out_of_memory", "The card's memory does not suffice.") from None
-        finally:
-            pipeline.forget()
+
+    def _alone(self, model_id: str, act: Callable[[], T]) -> T:
+        """Do it; where memory does not suffice, once more without the other models."""
+        try:
+            return act()
+        except torch.OutOfMemoryError:
+            logger.warning("out of memory while %s is made ready", model_id)
+        self._pipelines.drop_others(model_id)
+        return act()
 
     def _passes(
         self,
@@ -187,6 +201,7 @@ def open_painter(folder: Path, device: str | None = None) -> Painter:
     """
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
     diffusers_logging.disable_progress_bar()
+    diffusers_logging.set_verbosity_error()  # its warnings tell what of a prompt is not read
     transformers_logging.disable_progress_bar()
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True

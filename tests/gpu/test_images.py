@@ -312,7 +312,10 @@ def test_few_steps_of_qwen_image_are_drawn_with_lightning(
 
 
 def test_the_painter_of_the_catalog_fetches_what_is_pinned(
-    tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_models: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     from gpu import pipelines  # noqa: PLC0415
     from tests.gpu.tiny_pipelines import save_classifier  # noqa: PLC0415
@@ -331,12 +334,15 @@ def test_the_painter_of_the_catalog_fetches_what_is_pinned(
 
     monkeypatch.setattr(pipelines, "snapshot_download", snapshot_download)
     monkeypatch.setattr(images, "COMPILE", {"backend": "eager"})
+    diffusers.utils.logging.set_verbosity_warning()
     painter = open_painter(tmp_path, "cpu")
     events: list[Any] = []
-    job = {"id": "a", "model": "flux-schnell", "prompt": "x", "width": 256, "height": 256}
+    job = {"id": "a", "model": "flux-schnell", "width": 256, "height": 256}
+    job["prompt"] = "a secret " * 200  # more than is read
     painter.draw(ImageJob(**job, seed=1, safety="relaxed"), events.append)
     assert "done" in events[-1]
     assert painter.held == ["flux-schnell"]
+    assert "secret" not in caplog.text
     assert asked[0] == (
         "Falconsai/nsfw_image_detection",
         "63e0a066bb08d2ae47324b540fba3adfd4536569",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import gc
 import weakref
@@ -17,8 +18,8 @@ from gpu.catalog import IMAGE_MODELS
 from gpu.contract import JobError
 from gpu.families import FAMILIES
 from gpu.loras import LoraFile
-from gpu.pipelines import Hub, Pipelines, open_pipeline, weights_in
-from tests.gpu.painting import DEVICE, MODELS, ONE_IN_255, Studio, difference
+from gpu.pipelines import Hub, Pipeline, Pipelines, open_pipeline, weights_in
+from tests.gpu.painting import DEVICE, MODELS, ONE_IN_255, Studio, difference, picture
 
 BACKEND = "inductor" if DEVICE == "cuda" else "eager"
 """Without a card blocks are traced as on one, and only the kernels are not generated."""
@@ -128,6 +129,70 @@ def test_compiled_blocks_draw_the_same(tiny_models: Path, tmp_path: Path, model:
         one for one in denoiser(fast, model).modules() if one._compiled_call_impl is not None
     ]
     assert compiled
+
+
+@pytest.mark.parametrize("model", ["flux-schnell", "sdxl"])
+def test_another_lora_of_the_same_shape_is_not_compiled_again(
+    tiny_models: Path, tmp_path: Path, model: str
+) -> None:
+    torch._dynamo.reset()
+    studio = Studio(tiny_models, compile_with={"dynamic": True, "backend": "eager"})
+    for place, name in enumerate(("fog", "rain", "snow")):
+        studio.add_lora(model, f"own/{name}", tmp_path / name, seed=place + 1)
+    graphs = []
+    for name in ("fog", "rain", "snow"):
+        studio.draw(model, loras=[{"id": f"own/{name}", "scale": 0.5 + len(graphs) / 10}])
+        graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    assert graphs[0] > 0
+    assert graphs[1] == graphs[2]
+
+
+@pytest.mark.parametrize("model", ["sdxl", "flux-schnell"])
+def test_an_image_that_could_not_be_read_leaves_nothing_behind(
+    tiny_models: Path, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    """SDXL's pipeline reads it in 32 bits, and goes back to 16 only where that went well."""
+    studio = Studio(tiny_models)
+    pipeline = studio.pipelines.get(model)
+    loaded = diffusers.DiffusionPipeline.from_pretrained(
+        tiny_models / model,
+        dtype=torch.bfloat16,
+        **({"variant": "fp16"} if model == "sdxl" else {}),
+    )
+    halved = Pipeline(loaded.to(DEVICE), pipeline.family, None)
+    studio.pipelines._held[model] = halved
+    [plain] = studio.draw(model)
+    begun: dict[str, Any] = {"init_image": base64.b64encode(picture()).decode()}
+    [drawn] = studio.draw(model, **begun)  # its weights have been there and back
+    encode = type(loaded.vae).encode
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(type(loaded.vae), "encode", fail)
+    with pytest.raises(JobError) as refused:
+        studio.draw(model, **begun)
+    assert refused.value.code == "out_of_memory"
+    monkeypatch.setattr(type(loaded.vae), "encode", encode)
+    assert studio.draw(model) == [plain]
+    assert studio.draw(model, **begun) == [drawn]
+
+
+def test_a_model_that_does_not_fit_beside_the_others_is_loaded_without_them(
+    tiny_models: Path,
+) -> None:
+    studio = Studio(tiny_models)
+    load = studio.pipelines._load
+
+    def small(model_id: str) -> Pipeline:
+        if studio.painter.held:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return load(model_id)
+
+    studio.pipelines._load = small
+    studio.draw("flux-schnell")
+    studio.draw("flux-dev")
+    assert studio.painter.held == ["flux-dev"]
 
 
 def test_the_model_that_was_asked_for_longest_ago_makes_room(tiny_models: Path) -> None:
