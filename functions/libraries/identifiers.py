@@ -21,14 +21,15 @@ _COMMENT = re.compile(r"(?m)(?:^|\s)(?:#|//|--)(?:\s.*)?$")
 
 # Of the languages that documentation is mostly written in; they say nothing of what it is about.
 _WORDS = words(
-    "abstract and as assert async await bool boolean break case catch char class const continue "
-    "def default del delete do done double echo elif else end enum except export extends extern "
-    "false False fi final finally float fn for from func function global go goto if impl "
-    "implements import in include int interface is lambda let long match mod module mut namespace new nil none "
-    "None not null nullptr of or package pass print private protected pub public raise ref "
-    "require return returns self short sizeof static str string struct super switch template then this "
-    "throw throws trait true True try type typedef typeof undefined union unsigned use using var "
-    "virtual void where while with yield"
+    "abstract and as assert async await bool boolean break case catch char class const "
+    "continue def default del delete do done double echo elif else end enum except export "
+    "extends extern false False fi final finally float fn for from func function global go "
+    "goto if impl implements import in include int interface is lambda let long match mod "
+    "module mut namespace new nil none None not null nullptr of or package pass print "
+    "private protected pub public raise ref require return returns self short sizeof "
+    "static str string struct super switch template then this throw throws trait true True "
+    "try type typedef typeof undefined union unsigned use using var virtual void where "
+    "while with yield"
 )
 
 

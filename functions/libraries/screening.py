@@ -76,7 +76,8 @@ _RULES = (
         r"\b(?:ai|llm|coding|language)[ -](?:assistants?|agents?|models?)\b[^.!?]{0,20}?"
         r"\b(?:must|shall|have to|are required to|is required to|are instructed)\b"
         r"|\b(?:note|important|attention|instructions?|message|notice) (?:to|for) "
-        r"(?:all |any |the )?(?:ai|llms?|claude|chatgpt|gpt|copilot|cursor|gemini|language models?|assistants?)\b"
+        r"(?:all |any |the )?(?:ai|llms?|claude|chatgpt|gpt|copilot|cursor|gemini|"
+        r"language models?|assistants?)\b"
         r"|\bif you are an? (?:ai|llm|large language|language model|assistant)\b",
     ),
     _rule(

@@ -206,6 +206,7 @@ class _Walker:
     def _definitions(self, node: LexborNode, depth: int) -> None:
         """Terms; or the signatures of Sphinx, under which whole sections stand."""
         level = self._builder.level
+        term = ""
         for child in _children(node):
             if not child.is_element_node or self._is_hidden(child):
                 continue
@@ -221,7 +222,14 @@ class _Walker:
                 )
             elif child.tag == "dt":
                 self.flush()
-                self._text.append(self._inline(child, depth).strip() + ": ")
+                term = self._inline(child, depth).strip()
+            elif term:
+                self._builder.begin_item()
+                self._text.append(f"{term}: ")
+                self.flow(child, depth + 1)
+                self.flush()
+                self._builder.end_item()
+                term = ""
             else:
                 self.flow(child, depth + 1)
                 self.flush()

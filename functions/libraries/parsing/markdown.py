@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from functions.libraries.parsing import front_matter
+from functions.libraries.parsing import front_matter, rst
 from functions.libraries.parsing.builder import Builder
 from functions.libraries.parsing.document import Position
 from functions.libraries.parsing.html import read_fragment
 from functions.libraries.parsing.html_hidden import hides
 from functions.libraries.parsing.markdown_lines import CODE, EMPTY, rewritten
+from functions.libraries.parsing.roles import without_myst_roles
 
 _ANCHOR = re.compile(r"\s*\{#([\w:.-]{1,200})\}\s*\Z")
 _INFO = re.compile(r"\{?\.?([\w+#.-]{1,40})")
@@ -29,6 +30,9 @@ def read(text: str, builder: Builder, *, name: str = "") -> None:
     """Add a page. Raises ParseError."""
     values, text = front_matter.split(text, builder.limits)
     builder.meta(values)
+    description = values.get("description")
+    if isinstance(description, str):  # sites show it under the title
+        builder.paragraph(description, Position(line=1))
     is_mdx = name.lower().endswith(".mdx") or bool(values and _MDX.search(text[:4_096]))
     read_fragment_of(text, builder, is_mdx=is_mdx)
 
@@ -142,6 +146,9 @@ class _Walker:
         code, info = token.content, token.info.strip()
         directive = _MYST.match(info)
         if directive:
+            if directive.group(1) == "eval-rst":
+                rst.read(code, self._builder, base=self._builder.level, line=self._line + 1)
+                return
             if directive.group(1) in EMPTY:
                 return
             code = _OPTIONS.sub("", code, count=1) if _OPTIONS.match(code) else code
@@ -187,7 +194,7 @@ class _Walker:
                 (hidden if hidden_by else parts).append(_shown(token))
         if hidden_by:
             self._builder.hidden("".join(hidden), hidden_by[1], self._position())
-        return "".join(parts)
+        return without_myst_roles("".join(parts))
 
     def _inline_html(self, html: str) -> str:
         comment = _COMMENT.match(html)

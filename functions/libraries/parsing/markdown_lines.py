@@ -16,6 +16,7 @@ _INDENTED = re.compile(
 )
 _COLONS = re.compile(r"[ ]{0,40}:{3,}[ ]*(?:\{?([a-zA-Z][\w-]{0,40})\}?)?(.{0,300})\Z")
 _AUTODOC = re.compile(r"[ ]{0,3}::: [\w.]{1,200}\Z")  # of mkdocstrings
+_LABEL = re.compile(r"[ ]{0,3}\([\w:. -]{1,200}\)=[ ]*\Z")  # of MyST
 _MYST = re.compile(r"\{([\w:.-]{1,40})\}[ ]*(.{0,300})\Z")
 _OPTION = re.compile(r"[ ]{0,40}:[\w-]{1,40}:(?: .{0,300})?\Z")
 _ALERT = re.compile(r"([ ]{0,3}>[ ]?)\[!([A-Za-z]{1,20})\][+-]?[ ]*(.{0,200})\Z")
@@ -37,7 +38,7 @@ _TAG_LINES = 40  # that one component's attributes may take
 _CODE = frozenset({"code", "code-block", "code-cell", "sourcecode", "doctest", "prompt"})
 _EMPTY = words(
     "toctree include literalinclude raw image figure mermaid graphviz contents tableofcontents "
-    "eval-rst autosummary automodule autoclass autofunction bibliography plot video iframe"
+    "autosummary automodule autoclass autofunction bibliography plot video iframe"
 )
 CODE, EMPTY = _CODE, _EMPTY
 
@@ -61,6 +62,9 @@ class _Rewriter:
         self._lines = lines
         self._is_mdx = is_mdx
         self._fence: str | None = None
+        self._directives: list[str] = []
+        """Fences of MyST's directives that are open and hold Markdown."""
+
         self._dedents: list[int] = []
         """Columns at which the bodies of admonitions that are open stand."""
 
@@ -96,6 +100,9 @@ class _Rewriter:
             if fence and fence.group(2).startswith(self._fence) and not fence.group(3).strip():
                 self._fence = None
             return line
+        if fence and fence.group(2) in self._directives[-1:] and not fence.group(3).strip():
+            self._directives.pop()
+            return ""
         if fence:
             self._fence = fence.group(2)
             return self._opened(line, fence)
@@ -103,7 +110,7 @@ class _Rewriter:
             kind, title = found.group(2).strip(), found.group(3)
             self._dedents.append(len(found.group(1)) + 4 * (len(self._dedents) + 1))
             return found.group(1) + _named(kind.split(" ")[0] if kind else "", title)
-        if _AUTODOC.match(line):
+        if _AUTODOC.match(line) or _LABEL.match(line) or self._is_option(line):
             return ""
         if line.lstrip().startswith(":::") and (found := _COLONS.match(line)):
             return _named(found.group(1) or "", found.group(2).strip().strip("[]"))
@@ -113,12 +120,17 @@ class _Rewriter:
             line = _ATTRIBUTES.sub("", line)
         return _INLINE_TAG.sub("", line) if self._is_mdx and "`" not in line else line
 
+    def _is_option(self, line: str) -> bool:
+        """Whether a line is an option of the directive that is open, as `:class: wide`."""
+        return bool(self._directives) and _OPTION.match(line) is not None
+
     def _opened(self, line: str, fence: re.Match[str]) -> str:
         """A fence; one of MyST that holds Markdown becomes no fence at all."""
         directive = _MYST.match(fence.group(3).strip())
         if directive is None or directive.group(1) in _CODE | _EMPTY:
             return line
         self._fence = None
+        self._directives.append(fence.group(2))
         return fence.group(1) + _named(directive.group(1), directive.group(2))
 
     def _component(self, at: int, line: str, done: list[str]) -> int:

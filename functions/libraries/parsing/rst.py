@@ -55,8 +55,11 @@ _SILENT = (
 )
 
 
-def read(text: str, builder: Builder) -> None:
-    """Add a page. Raises ParseError."""
+def read(text: str, builder: Builder, *, base: int = 0, line: int = 1) -> None:
+    """Add a page, or what stands in one: headings `base` levels deeper, `line` the first.
+
+    Raises ParseError.
+    """
     if any(len(line) > _LINE_CHARACTERS for line in text.split("\n")):
         raise ParseError("line_too_long", "A line of reStructuredText is too long.")
     try:
@@ -64,7 +67,7 @@ def read(text: str, builder: Builder) -> None:
             tree = core.publish_doctree(
                 text, parser=Parser(inliner=sphinx_inliner()), settings_overrides=_SETTINGS
             )
-        _Walker(builder).children(tree)
+        _Walker(builder, base, line).children(tree)
     except RecursionError:
         raise ParseError("too_deep", "The page is nested too deeply.") from None
     except (ApplicationError, AssertionError, AttributeError, LookupError, TypeError, ValueError):
@@ -72,9 +75,10 @@ def read(text: str, builder: Builder) -> None:
 
 
 class _Walker:
-    def __init__(self, builder: Builder) -> None:
+    def __init__(self, builder: Builder, base: int, line: int) -> None:
         self._builder = builder
-        self._level = 0
+        self._level = base
+        self._first = line
         self._line = 1
         self._language: str | None = None
         self._lead = ""
@@ -215,7 +219,7 @@ class _Walker:
 
     def _position(self, node: nodes.Node) -> Position:
         self._line = node.line or self._line
-        return Position(line=self._line)
+        return Position(line=self._first + self._line - 1)
 
 
 def _text(node: nodes.Node) -> str:

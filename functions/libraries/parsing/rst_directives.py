@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from docutils import nodes
 from docutils.parsers.rst import Directive, directives, states
 
+from functions.libraries.parsing.roles import shown
 from functions.libraries.words import words
 
 # Those of docutils that are harmless and mean what they say.
@@ -52,13 +53,8 @@ _OBJECTS = words(
 _DOMAINS = re.compile(r"(?:py|c|cpp|js|rst|std|http|rust|rb|php|go):([a-z]+)\Z")
 _METHODS = words("get post put patch delete head options")  # of sphinxcontrib-httpdomain
 
-# Roles whose text is code.
-_CODE_ROLES = words(
-    "code class func meth attr data exc obj mod const type any method function option envvar file "
-    "command program kbd samp makevar guilabel-code confval setting member macro var struct enum "
-    "pep-code regexp token keyword fixture hook deco decorator literal"
-)
-_TARGET = re.compile(r"(.*?)\s*<[^<>]*>\Z", re.DOTALL)
+# Extensions for one project name their directives so, and what they hold is shown as it is.
+_CODE_NAME = re.compile(r"(?:\A|[:_-])(?:code|example|examples|exec|run|snippet|source|repl)\Z")
 
 OBJECT, CODE, DEFAULT_LANGUAGE = "quernel_object", "quernel_code", "quernel_language"
 _lock = threading.Lock()
@@ -111,7 +107,7 @@ class _Highlight(_Lenient):
 class _Code(_Lenient):
     def run(self) -> list[nodes.Node]:
         text = "\n".join(self.content)
-        language = self.argument
+        language = self.argument if self.name in _CODE else "python"
         if self.name in {"prompt", "ipython", "doctest", "testcode", "jupyter-execute"}:
             language = {"prompt": language.split(" ")[0], "doctest": "pycon"}.get(
                 self.name, "python"
@@ -168,7 +164,7 @@ def _directive(name: str, language: Any, document: Any) -> tuple[Any, list[Any]]
     kind: Any = _Unknown
     if name in _OWN:
         return _docutils_directive(name, language, document)
-    if name in _CODE:
+    if name in _CODE or _CODE_NAME.search(name):
         kind = _Code
     elif name == "highlight":
         kind = _Highlight
@@ -211,13 +207,5 @@ def _interpreted(
     role: str,
     lineno: int,  # noqa: ARG001 - docutils'
 ) -> tuple[list[nodes.Node], list[nodes.system_message]]:
-    name = role.lower().rpartition(":")[2]
-    shown = text.replace("\x00", "")
-    target = _TARGET.match(shown)
-    if target and target.group(1):
-        shown = target.group(1)
-    elif name in _CODE_ROLES:
-        shown = shown.rpartition(".")[2] if shown.startswith("~") else shown.lstrip("!.")
-    if name in _CODE_ROLES:
-        return [nodes.literal(rawsource, shown)], []
-    return [nodes.inline(rawsource, shown)], []
+    text, is_code = shown(role, text.replace("\x00", ""))
+    return [(nodes.literal if is_code else nodes.inline)(rawsource, text)], []
