@@ -1,0 +1,1 @@
+"""Documentation of libraries: read, cut into chunks, and screened before anybody searches it."""
