@@ -7,7 +7,7 @@ the codes.
 from __future__ import annotations
 
 
-class ParseError(ValueError):
+class ParseError(Exception):
     """A file that is not read. `code` is stable snake_case; `message` holds nothing of the file."""
 
     def __init__(self, code: str, message: str) -> None:

@@ -62,9 +62,21 @@ class _Reader:
         self._style: list[str] = []
         """Of the block that comes: what stood in brackets before it."""
 
+        self._columns = ""
+        """The same as it was written: what it says of columns has commas inside."""
+
         self._language: str | None = None
         self._paragraph: list[str] = []
         self._paragraph_at = 1
+        self._in_header = False
+        """Between the title of the page and the first empty line: author and revision."""
+
+        self._is_attached = False
+        """A plus has said that the block that comes belongs to the item."""
+
+        self._containers: list[tuple[str, bool]] = []
+        """Delimiters of blocks that are open and hold blocks, and whether each is attached."""
+
         self._markers: list[str] = []
         """Of the lists that are open, the outermost first."""
 
@@ -78,7 +90,7 @@ class _Reader:
     def _line(self, line: str) -> None:  # noqa: PLR0912 - one kind of line after another
         if not line:
             self._flush()
-            self._style = self._style if self._anchor else []
+            self._in_header = False
         elif found := _DELIMITER.match(line):
             self._flush()
             self._block(found.group(1), found.group(2))
@@ -86,6 +98,10 @@ class _Reader:
             self._flush()
             self._end_list()
             self._table(line)
+        elif self._in_header and not line.startswith(("//", ":")):
+            self._builder.meta(
+                {"author" if "@" in line or line[:1].isalpha() else "revision": line}
+            )
         elif line.startswith("//") or _DIRECTIVE.match(line):
             if line.startswith("//"):
                 self._builder.hidden(line[2:], "comment", self._position())
@@ -98,19 +114,21 @@ class _Reader:
         elif found := _ANCHOR.match(line):
             self._anchor = found.group(1) or found.group(2)
         elif found := _BLOCK_ATTRIBUTES.match(line):
+            self._columns = found.group(1)
             self._style = [part.strip().strip('"') for part in found.group(1).split(",")]
         elif found := _TITLE.match(line):
             self._flush()
-            self._builder.paragraph(f"**{self._prose(found.group(1))}**", self._position())
+            self._builder.paragraph(self._prose(found.group(1)), self._position())
         elif found := _ITEM.match(line):
             self._item(found.group(1), found.group(2))
         elif found := _TERM.match(line):
             self._item("::", f"{found.group(1)}: {found.group(3) or ''}")
-        elif line == "+":  # what follows belongs to the item
+        elif line == "+":
             self._flush()
+            self._is_attached = bool(self._markers)
         elif found := _ADMONITION.match(line):
             self._flush()
-            self._start(f"**{found.group(1).capitalize()}:** {found.group(2)}")
+            self._start(f"{found.group(1).capitalize()}: {found.group(2)}")
         elif line.startswith((" ", "\t")) and not self._markers:
             self._literal(line)
         else:
@@ -118,7 +136,7 @@ class _Reader:
 
     def _start(self, line: str) -> None:
         if self._style and self._style[0] in _KINDS:
-            line = f"**{self._style[0].capitalize()}:** {line}"
+            line = f"{self._style[0].capitalize()}: {line}"
             self._style = []
         self._paragraph = [line]
         self._paragraph_at = self._at
@@ -130,7 +148,7 @@ class _Reader:
                 line.removesuffix(" +") + ("\n" if line.endswith(" +") else " ") for line in lines
             )
             self._builder.paragraph(self._prose(text), Position(line=self._paragraph_at))
-            if self._markers and (self._at >= len(self._lines) or not self._goes_on()):
+            if self._markers and not self._goes_on():
                 self._end_list()
 
     def _goes_on(self) -> bool:
@@ -148,6 +166,7 @@ class _Reader:
         title = self._prose(found.group(2))
         if level == 1 and not self._builder.blocks:
             self._builder.meta({"title": title})
+            self._in_header = True
         self._builder.heading(level, title, self._position(), self._anchor)
         self._anchor, self._style = None, []
 
@@ -189,10 +208,15 @@ class _Reader:
     def _block(self, delimiter: str, language: str) -> None:
         """A delimited block: to the letter, or what is inside read like everything else."""
         style, self._style = self._style, []
+        attached, self._is_attached = self._is_attached, False
         kind = delimiter[0]
         is_code = kind in ".-`" and delimiter != "--"
         is_code = is_code or bool(style and style[0] in {"source", "listing", "literal"})
         begin = self._at
+        is_end = bool(self._containers) and self._containers[-1][0] == delimiter
+        attached = attached or (is_end and self._containers[-1][1])
+        if not attached and kind != "/":
+            self._end_list()
         if is_code or kind in "/+":
             inside = []
             while self._at < len(self._lines) and self._lines[self._at].rstrip() != delimiter:
@@ -207,8 +231,12 @@ class _Reader:
                 named = language or next(iter(style[1:2]), "") or self._language
                 is_source = kind in "-`" or bool(style and style[0] == "source")
                 self._builder.code(text, position, named if is_source else None)
-        elif style and style[0] in _KINDS:
-            self._builder.paragraph(f"**{style[0].capitalize()}:**", self._position())
+        elif is_end:
+            self._containers.pop()
+        else:
+            self._containers.append((delimiter, attached))
+        if not is_code and style and style[0] in _KINDS:
+            self._builder.paragraph(f"{style[0].capitalize()}:", self._position())
 
     def _literal(self, line: str) -> None:
         lines, begin = [line], self._at
@@ -219,7 +247,7 @@ class _Reader:
         self._builder.code("\n".join(text[cut:] for text in lines), Position(line=begin))
 
     def _table(self, delimiter: str) -> None:
-        style, self._style = ",".join(self._style), []
+        columns, self._style, self._columns = self._columns, [], ""
         begin = self._at
         lines = []
         while self._at < len(self._lines) and self._lines[self._at].rstrip() != delimiter:
@@ -227,7 +255,7 @@ class _Reader:
             self._at += 1
         self._at += 1
         first = next((len(_cells(line)) for line in lines if line.strip()), 0)
-        width = _width(style) or first
+        width = _width(columns) or first
         cells: list[str] = []
         for line in lines:
             found = _cells(line) if delimiter[0] == "|" else line.split(",")

@@ -195,7 +195,7 @@ class Builder:
     def _prose(self, text: str) -> str:
         """Spaces once, no blank lines inside."""
         text = _SPACES.sub(" ", self._clean(text))
-        return _BLANK_LINES.sub("\n", text).replace("\n ", "\n").strip()
+        return _BLANK_LINES.sub("\n", text).replace("\n ", "\n").replace(" \n", "\n").strip()
 
     def _clean(self, text: str) -> str:
         if len(text) > self.limits.block_characters:

@@ -45,9 +45,7 @@ def read(content: bytes, builder: Builder) -> None:
             body.close()
     except (zipfile.BadZipFile, zlib.error, KeyError, NotImplementedError, OSError, EOFError):
         raise ParseError("broken_file", "The DOCX file is broken.") from None
-    except (expat.ExpatError, ValueError) as error:
-        if isinstance(error, ParseError):
-            raise
+    except (expat.ExpatError, ValueError):
         raise ParseError("broken_file", "The DOCX file does not parse.") from None
     except RuntimeError:  # what zipfile says of a password
         raise ParseError("encrypted", "The DOCX file is encrypted.") from None

@@ -50,7 +50,7 @@ def read(text: str, builder: Builder) -> None:
 
 def read_fragment(text: str, builder: Builder, position: Position) -> None:
     """Add a piece of HTML that stands in something else, at `position`. Raises ParseError."""
-    body = _parsed(text).body
+    body = _parsed(f"<!doctype html><body>{text}").body  # so that comments are inside
     if body is not None:
         walker = _Walker(builder, frozenset(), in_body=False, position=position)
         walker.flow(body, 0)

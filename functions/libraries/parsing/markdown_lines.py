@@ -35,12 +35,11 @@ _INLINE_TAG = re.compile(r"</?[A-Z][\w.]{0,80}(?:\s[^<>\n]{0,500})?/?>")
 _TAG_LINES = 40  # that one component's attributes may take
 
 # Directives of MyST whose body is code, and those that hold nothing of their own.
-_CODE = frozenset({"code", "code-block", "code-cell", "sourcecode", "doctest", "prompt"})
-_EMPTY = words(
+CODE = words("code code-block code-cell sourcecode doctest prompt eval-rst")
+EMPTY = words(
     "toctree include literalinclude raw image figure mermaid graphviz contents tableofcontents "
     "autosummary automodule autoclass autofunction bibliography plot video iframe"
 )
-CODE, EMPTY = _CODE, _EMPTY
 
 
 def rewritten(text: str, *, is_mdx: bool) -> tuple[str, list[str]]:
@@ -127,7 +126,7 @@ class _Rewriter:
     def _opened(self, line: str, fence: re.Match[str]) -> str:
         """A fence; one of MyST that holds Markdown becomes no fence at all."""
         directive = _MYST.match(fence.group(3).strip())
-        if directive is None or directive.group(1) in _CODE | _EMPTY:
+        if directive is None or directive.group(1) in CODE | EMPTY:
             return line
         self._fence = None
         self._directives.append(fence.group(2))

@@ -99,7 +99,7 @@ class _Reader:
         self, path: str, method: str, operation: dict[str, Json], item: dict[str, Json]
     ) -> None:
         at = Position(pointer=f"/paths/{_escaped(path)}/{method}")
-        name = _string(operation.get("operationId")) or f"{method}-{path}"
+        name = _string(operation.get("operationId")) or f"{method}{path}"
         anchor = _NOT_ID.sub("-", name).strip("-")
         self._builder.heading(2, f"{method.upper()} {path}", at, anchor, is_api=True)
         if operation.get("deprecated") is True:

@@ -44,8 +44,6 @@ def read(content: bytes, builder: Builder) -> None:
         raise _unpacks() from None
     except (FileNotDecryptedError, DependencyError):
         raise ParseError("encrypted", "The PDF is encrypted.") from None
-    except ParseError:
-        raise
     except _FAULTS:
         raise ParseError("broken_file", "The PDF does not parse.") from None
     if count > builder.limits.pages:

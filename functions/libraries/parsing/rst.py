@@ -19,6 +19,7 @@ from functions.libraries.parsing.rst_directives import (
 )
 
 _LINE_CHARACTERS = 50_000
+_ERROR = 3  # a level of docutils' reports
 _SETTINGS = {
     "_disable_config": True,
     "auto_id_prefix": "id",
@@ -113,6 +114,8 @@ class _Walker:
             self._language = node[DEFAULT_LANGUAGE]
         elif isinstance(node, nodes.comment):
             self._builder.hidden(node.astext(), "comment", self._position(node))
+        elif isinstance(node, nodes.system_message):
+            self._unread(node)
         if isinstance(node, _SILENT):
             return
         for kind, handle in self._kinds:
@@ -124,6 +127,13 @@ class _Walker:
             self._builder.paragraph(lead + _text(node), self._position(node))
         elif isinstance(node, nodes.Element):
             self.children(node)
+
+    def _unread(self, node: nodes.system_message) -> None:
+        """What docutils could make nothing of, such as a table out of line, is text at least."""
+        for literal in node.findall(nodes.literal_block):
+            text = literal.astext()
+            if node["level"] >= _ERROR and not text.lstrip().startswith(".."):
+                self._builder.paragraph(text, self._position(node))
 
     def _section(self, node: nodes.Element) -> None:
         self._level += 1
@@ -210,7 +220,7 @@ class _Walker:
     def _admonition(self, node: nodes.Element) -> None:
         if not isinstance(node, nodes.admonition | nodes.system_message):
             word = type(node).__name__.capitalize()
-            self._builder.paragraph(f"**{word}:**", self._position(node))
+            self._builder.paragraph(f"{word}:", self._position(node))
         self.children(node)
 
     def _lines(self, node: nodes.Element) -> None:
