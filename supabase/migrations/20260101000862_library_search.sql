@@ -395,9 +395,11 @@ begin
     v_queries := v_queries || v_term.query;
     v_weights := v_weights || v_term.weight;
   end loop;
-  if v_required is not null then
+  if v_any is not null then
+    v_any := coalesce(v_any && v_required, v_any);
+  elsif querytree(v_required) <> 'T' then
     -- A phrase alone is a question, too; what is refused is none.
-    v_any := coalesce(v_any && v_required, v_required);
+    v_any := v_required;
   end if;
   if v_any is null then
     return;
@@ -483,8 +485,9 @@ begin
   if p_embedding is null or cardinality(v_ids) = 0 then
     return;
   end if;
-  -- Others' chunks are taken away after the index has found them: it has to go on until there are enough.
-  perform set_config('hnsw.iterative_scan', 'strict_order', true);
+  -- Others' chunks are taken away after the index has found them: it has to go on until there are enough. What it finds
+  -- late may be nearer than what it found before, so it finds twice as many, and they are put in order here.
+  perform set_config('hnsw.iterative_scan', 'relaxed_order', true);
   perform set_config('hnsw.ef_search', greatest(p_depth * 2, 100)::text, true);
   perform set_config('hnsw.max_scan_tuples', '100000', true);
   if (select sum(v.total_chunks) from public.library_versions as v where v.id = any(v_ids)) <= 2000 then
@@ -519,9 +522,10 @@ begin
         where c.id = e.chunk_id
       )
     order by e.embedding operator(extensions.<=>) p_embedding
-    limit p_depth
+    limit p_depth * 2
   ) as f
-  order by f.distance, f.chunk_id;
+  order by f.distance, f.chunk_id
+  limit p_depth;
 end
 $$;
 
@@ -670,7 +674,7 @@ begin
           min(n.place) as place,
           jsonb_build_object(
             'library_id', min(n.library_id), 'version', min(n.version), 'title', min(n.title),
-            'headings', to_jsonb((array_agg(n.headings order by n.chunk_index))[1]),
+            'headings', jsonb_agg(to_jsonb(n.headings) order by n.chunk_index) -> 0,
             'type', (array_agg(n.content_type order by n.place))[1],
             'language', (array_agg(n.language order by n.place))[1],
             'source_path', n.source_path,
