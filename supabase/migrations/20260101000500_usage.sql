@@ -4,7 +4,7 @@
 -- outlives a month is its rollup, public.api_usage (chapter 0830).
 
 insert into private.settings (name, value, description) values
-('usage_address_days', '30', 'Days after which a usage row forgets the IP address and the user agent of its request.'),
+('usage_address_days', '30', 'Days after which a usage row forgets the IP address and the user agent of its request, and what a tool was asked.'),
 ('usage_months', '13', 'Calendar months (UTC) of usage rows that are kept besides the current one; rollups stay.');
 
 create table public.usage_logs (
@@ -34,6 +34,9 @@ create table public.usage_logs (
   is_streamed boolean not null default false,
   latency_ms integer,
   first_token_ms integer,
+  library_id text,
+  query text,
+  tokens_returned integer,
   ip_address inet,
   user_agent text,
   created_at timestamptz not null,
@@ -46,8 +49,9 @@ create table public.usage_logs (
   constraint usage_source_is_known check (usage_source in ('upstream', 'counted')),
   constraint counts_are_not_negative check (
     prompt_tokens >= 0 and completion_tokens >= 0 and cached_tokens between 0 and prompt_tokens
-    and latency_ms >= 0 and first_token_ms >= 0
+    and latency_ms >= 0 and first_token_ms >= 0 and tokens_returned >= 0
   ),
+  constraint query_has_at_most_2000_characters check (char_length(query) <= 2000),
   constraint credits_are_part_of_what_was_held check (credits between 0 and credits_held),
   constraint credits_refunded_are_part_of_what_was_charged check (credits_refunded between 0 and credits),
   constraint cost_estimate_is_not_negative check (cost_estimate >= 0)
@@ -80,6 +84,9 @@ comment on column public.usage_logs.cost_estimate is 'What it costs at the catal
 comment on column public.usage_logs.is_streamed is 'Whether the answer was streamed.';
 comment on column public.usage_logs.latency_ms is 'Milliseconds until the answer was complete.';
 comment on column public.usage_logs.first_token_ms is 'Milliseconds until its first token.';
+comment on column public.usage_logs.library_id is 'The library that a tool was asked about, or found; no foreign key, since the row outlives it.';
+comment on column public.usage_logs.query is 'What a tool was asked; null once usage_address_days have passed.';
+comment on column public.usage_logs.tokens_returned is 'Tokens of documentation that a tool answered with.';
 comment on column public.usage_logs.ip_address is 'Where the request came from; null once usage_address_days have passed.';
 comment on column public.usage_logs.user_agent is 'Which client sent it; null once usage_address_days have passed.';
 comment on column public.usage_logs.created_at is 'When it was accepted.';
@@ -91,7 +98,7 @@ on public.usage_logs (organization_id, created_at desc) where organization_id is
 create index usage_logs_by_api_key on public.usage_logs (api_key_id, created_at desc) where api_key_id is not null;
 -- What is left to forget, oldest first: the retention resumes here and reads nothing else.
 create index usage_logs_with_an_address
-on public.usage_logs (created_at) where ip_address is not null or user_agent is not null;
+on public.usage_logs (created_at) where ip_address is not null or user_agent is not null or query is not null;
 
 grant select on public.usage_logs to authenticated, service_role;
 
@@ -255,7 +262,7 @@ begin
   with old as materialized (
     select u.id, u.created_at
     from public.usage_logs as u
-    where (u.ip_address is not null or u.user_agent is not null)
+    where (u.ip_address is not null or u.user_agent is not null or u.query is not null)
       and u.created_at < now() - make_interval(days => private.setting('usage_address_days')::integer)
     order by u.created_at
     limit least(greatest(p_limit, 1), 50000)
@@ -263,7 +270,7 @@ begin
   )
 
   update public.usage_logs as u
-  set ip_address = null, user_agent = null
+  set ip_address = null, user_agent = null, query = null
   from old
   where u.id = old.id and u.created_at = old.created_at
     -- Partitions that have none of these rows are not opened.
@@ -274,7 +281,7 @@ end
 $$;
 
 comment on function private.forget_usage_addresses(integer) is
-'Forgets IP address and user agent of at most p_limit requests past usage_address_days, oldest first; how many. What is left says where the next run goes on.';
+'Forgets IP address and user agent, and what a tool was asked, of at most p_limit requests past usage_address_days, oldest first; how many. What is left says where the next run goes on.';
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- Kernel

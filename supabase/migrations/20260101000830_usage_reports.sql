@@ -450,7 +450,8 @@ begin
   -- The account, the holds, the usage rows, and then the rollup: the order in which a request ends.
   perform a.id from public.credit_accounts as a where a.user_id = old.id for no key update;
   update private.credit_holds as h set user_id = null where h.user_id = old.id;
-  update public.usage_logs as u set user_id = null, ip_address = null, user_agent = null where u.user_id = old.id;
+  update public.usage_logs as u set user_id = null, ip_address = null, user_agent = null, query = null
+  where u.user_id = old.id;
   perform private.forget_usage_of(old.id, null);
   return old;
 end
