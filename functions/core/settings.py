@@ -190,6 +190,11 @@ class Settings(BaseSettings):
     vision_model: ModelId = "Qwen3-VL-8B-Instruct-FP8"
     embedding_model: ModelId = "Qwen3-Embedding-4B"
 
+    # What documentation is searched with beside its words, and where packages are described
+    documentation_embedding_model: ModelId = "lexical-hash-1"
+    python_registry_url: OptionalUrl = None
+    npm_registry_url: OptionalUrl = None
+
     # The image server (gpu/), and what its door asks for: a bearer token, or Modal's proxy tokens
     images_url: OptionalUrl = None
     images_api_key: OptionalSecret = None
@@ -373,6 +378,8 @@ def _problems(settings: Settings) -> Iterator[str]:
         "supabase_jwks_url",
         "llm_url",
         "images_url",
+        "python_registry_url",
+        "npm_registry_url",
         "stripe_api_base",
         "google_oauth_url",
         "aws_kms_endpoint",

@@ -29,6 +29,10 @@ ONLY_VERSION = "latest"
 """Of a source that names no version."""
 
 
+OURS = frozenset({BUCKET, "documents"})
+"""Buckets whose objects are deleted by delete_objects()."""
+
+
 @dataclass(frozen=True)
 class Fetched:
     """What a source has now."""
@@ -53,13 +57,17 @@ async def crawl_library(payload: dict[str, Json], context: TaskContext) -> dict[
     try:
         fetched = await _fetched(context, source, skipped)
     except ParseError as error:
-        return await _failed(context, await _begun(context, library_id, ONLY_VERSION), error)
+        await context.database.rpc(
+            "library_fail",
+            p_library_id=library_id,
+            p_error_code=error.code,
+            p_error_message=error.message,
+        )
+        return {"result": "failed", "code": error.code}
     begun = await _begun(context, library_id, fetched.version)
     indexer = Indexer(context.database, context.settings, Version.read(begun))
     indexer.result.skipped = skipped
     try:
-        if not fetched.files:
-            raise ParseError("no_documentation", "There is no documentation in it.")
         await indexer.put(fetched.files)
         await indexer.embed()
         finished = await context.database.rpc(
@@ -85,6 +93,21 @@ async def crawl_library(payload: dict[str, Json], context: TaskContext) -> dict[
         "vectors": result.vectors,
         "skipped": dict(skipped.counts),
     }
+
+
+async def delete_objects(payload: dict[str, Json], context: TaskContext) -> dict[str, Json]:
+    """Delete objects of a bucket that nobody needs. Raises TaskRejectedError, TaskRetryError."""
+    bucket, paths = payload.get("bucket"), payload.get("paths")
+    if bucket not in OURS or not isinstance(paths, list):
+        raise TaskRejectedError("the payload names no objects of ours")
+    try:
+        async with open_storage(context.settings, str(bucket)) as storage:
+            await storage.delete([str(path) for path in paths])
+    except SettingsError as error:
+        raise TaskRejectedError(str(error)) from None
+    except StorageError:
+        raise TaskRetryError("StorageError", seconds=RETRY_SECONDS) from None
+    return {"count": len(paths)}
 
 
 async def _fetched(context: TaskContext, source: dict[str, Any], skipped: Skipped) -> Fetched:
@@ -136,7 +159,10 @@ async def _object(context: TaskContext, path: str) -> bytes:
 
 
 def _documentation(content: bytes, skipped: Skipped) -> list[SourceFile]:
-    return unique(files_of_archive(content, is_documentation, skipped))
+    files = unique(files_of_archive(content, is_documentation, skipped))
+    if not files:
+        raise ParseError("no_documentation", "There is no documentation in it.")
+    return files
 
 
 async def _begun(context: TaskContext, library_id: str, version: str) -> dict[str, Any]:

@@ -249,6 +249,41 @@ $$;
 comment on function backend.library_version_begin(text, text, text, integer) is
 'Begins to crawl a version, new or anew: the number of the crawl, and what the source was the last time. Readers see what they saw. An embedding model other than the version''s is filled beside it. 404 library_not_found.';
 
+create function backend.library_source(p_library_id text) returns jsonb
+language sql stable security definer set search_path = ''
+as $$
+  select jsonb_build_object('library_id', l.id, 'source_kind', l.source_kind, 'source_url', l.source_url)
+  from public.libraries as l
+  where l.id = lower(p_library_id) and l.moved_to is null
+$$;
+
+comment on function backend.library_source(text) is
+'Where the documentation of a library comes from; null where there is none, or it has moved.';
+
+create function backend.library_fail(p_library_id text, p_error_code text, p_error_message text) returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_library public.libraries := private.written_library(p_library_id, null, null, 'crawler');
+begin
+  update public.libraries as l
+  set state = 'failed', error_code = p_error_code, error_message = left(p_error_message, 500),
+    next_refresh_at = case
+      when l.total_versions > 0 and l.source_kind not in ('archive', 'folder')
+        then now() + make_interval(secs => coalesce(l.refresh_seconds, (private.setting('library_refresh_seconds'))::integer))
+      else l.next_refresh_at
+    end
+  where l.id = v_library.id and not exists (
+    -- A crawl that goes on says itself how it ends.
+    select from public.library_versions as v where v.library_id = l.id and v.next_crawl is not null
+  );
+  return jsonb_build_object('state', 'failed', 'is_served', v_library.total_versions > 0);
+end
+$$;
+
+comment on function backend.library_fail(text, text, text) is
+'Says why the source of a library could not be fetched, before any version was begun. 404 library_not_found.';
+
 create function private.crawled_version(p_version_id uuid, p_crawl integer, p_is_ending boolean)
 returns public.library_versions
 language plpgsql volatile security definer set search_path = ''
@@ -933,6 +968,8 @@ grant execute on function backend.library_add(text, text, text, text, jsonb, tex
 grant execute on function backend.library_move(text, text, text) to service_role;
 grant execute on function backend.library_delete(text, uuid, text, text) to service_role;
 grant execute on function backend.libraries_due(integer) to service_role;
+grant execute on function backend.library_source(text) to service_role;
+grant execute on function backend.library_fail(text, text, text) to service_role;
 grant execute on function backend.library_version_begin(text, text, text, integer) to service_role;
 grant execute on function backend.library_chunks_put(uuid, integer, jsonb) to service_role;
 grant execute on function backend.library_progress(uuid, integer, integer, text) to service_role;

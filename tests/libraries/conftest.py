@@ -79,9 +79,13 @@ class Shelf:
         return row["answer"]
 
     def add(self, project: str = "docs", **values: Any) -> str:
-        """A public library; its id."""
+        """A public library that the run's worker leaves alone; its id."""
         named = {"p_title": project, "p_source_kind": "git", "p_actor": "operator"} | values
-        return str(self.call("backend.library_add", f"/{self.mark}/{project}", **named)["library_id"])
+        library_id = f"/{self.mark}/{project}"
+        with self.connection.transaction():
+            self.call("backend.library_add", library_id, **named)
+            self.connection.execute("delete from private.tasks where key = %s", [library_id])
+        return library_id
 
     def begin(self, library_id: str, version: str = "1.0", **values: Any) -> dict[str, Any]:
         named = {"p_embedding_model": MODEL, "p_dimensions": DIMENSIONS} | values
