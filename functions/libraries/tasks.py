@@ -167,12 +167,13 @@ def _documentation(content: bytes, skipped: Skipped) -> list[SourceFile]:
 
 async def _begun(context: TaskContext, library_id: str, version: str) -> dict[str, Any]:
     model = context.settings.documentation_embedding_model
+    dimensions = lexical.DIMENSIONS if model == lexical.NAME else DIMENSIONS
     begun: dict[str, Any] = await context.database.rpc(
         "library_version_begin",
         p_library_id=library_id,
         p_version=version,
         p_embedding_model=model,
-        p_dimensions=lexical.DIMENSIONS if model == lexical.NAME else DIMENSIONS,
+        p_dimensions=None if model is None else dimensions,
     )
     return begun
 
