@@ -6,9 +6,9 @@ import io
 import zipfile
 from typing import Any
 
+from functions.libraries.document import Block, Code, Document, Hidden
 from functions.libraries.errors import ParseError
 from functions.libraries.parsing import parse
-from functions.libraries.parsing.document import Block, Code, Document, Hidden
 
 
 def code_of(*arguments: Any, **named: Any) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from functions.libraries.document import Heading, ListBlock, Paragraph, Table
 from functions.libraries.parsing import parse
-from functions.libraries.parsing.document import Heading, ListBlock, Paragraph, Table
 from tests.libraries.pages import codes, hidden, only, shown
 
 PAGE = """\

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from functions.libraries.document import Heading, ListBlock, Table
 from functions.libraries.parsing import parse
-from functions.libraries.parsing.document import Heading, ListBlock, Table
 from tests.libraries.pages import code_of, codes, hidden, only, shown
 
 SPHINX = """\

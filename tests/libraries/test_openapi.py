@@ -7,8 +7,8 @@ import json
 import pytest
 import yaml
 
+from functions.libraries.document import Heading, Table
 from functions.libraries.parsing import parse
-from functions.libraries.parsing.document import Heading, Table
 from tests.libraries.pages import code_of, codes, only, shown
 
 PETS = {

@@ -8,8 +8,8 @@ import zlib
 import pypdf
 
 from functions.libraries.chunking import chunk
+from functions.libraries.document import Heading, Position
 from functions.libraries.parsing import parse
-from functions.libraries.parsing.document import Heading, Position
 from functions.libraries.parsing.limits import Limits
 from tests.libraries.pages import code_of, only, pdf, shown
 

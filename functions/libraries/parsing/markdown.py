@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from functions.libraries.document import Position
 from functions.libraries.parsing import front_matter, rst
 from functions.libraries.parsing.builder import Builder
-from functions.libraries.parsing.document import Position
 from functions.libraries.parsing.html import read_fragment
 from functions.libraries.parsing.html_hidden import hides
 from functions.libraries.parsing.markdown_lines import CODE, EMPTY, rewritten

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from itertools import islice
 
 from functions.core.json import Json
+from functions.libraries.document import Position
 from functions.libraries.errors import ParseError
 from functions.libraries.parsing import safe_yaml
 from functions.libraries.parsing.builder import Builder
-from functions.libraries.parsing.document import Position
 from functions.libraries.parsing.limits import Limits
 from functions.libraries.parsing.markdown import read_fragment_of
 
