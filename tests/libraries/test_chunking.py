@@ -25,7 +25,8 @@ def contents(text: str) -> list[str]:
 
 
 def test_a_chunk_says_where_it_is_from() -> None:
-    text = f"# Guide\n\n{PROSE * 15}\n\n## Install it\n\nUse `pkg.run()`:\n\n```py\nimport pkg\npkg.run()\n```\n"
+    text = f"# Guide\n\n{PROSE * 15}\n\n## Install it\n\n"
+    text += "Use `pkg.run()`:\n\n```py\nimport pkg\npkg.run()\n```\n"
     first, second = chunks_of(text, "https://x.test/guide")
     assert (first.index, second.index) == (0, 1)
     assert first.headings == ("Guide",)

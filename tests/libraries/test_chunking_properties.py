@@ -37,14 +37,21 @@ def heading(number: int, title: str) -> Heading:
 blocks = st.one_of(
     st.builds(heading, st.integers(1, 4), short),
     st.builds(lambda text: Paragraph(content=text.strip()), words),
-    st.builds(lambda text: Code(code=text.strip("\n")), code.filter(lambda t: t.strip("\n").strip())),
     st.builds(
-        lambda texts: ListBlock(items=tuple(Item(text.strip(), at % 3) for at, text in enumerate(texts))),
+        lambda text: Code(code=text.strip("\n")), code.filter(lambda t: t.strip("\n").strip())
+    ),
+    st.builds(
+        lambda texts: ListBlock(
+            items=tuple(Item(text.strip(), at % 3) for at, text in enumerate(texts))
+        ),
         st.lists(words, min_size=1, max_size=6),
     ),
-    st.builds(lambda rows: Table(rows=tuple(rows)), st.lists(st.tuples(short, words), min_size=1, max_size=6)),
+    st.builds(
+        lambda rows: Table(rows=tuple(rows)),
+        st.lists(st.tuples(short, words), min_size=1, max_size=6),
+    ),
     st.builds(lambda text: Hidden(content=text, reason="display_none"), words),
-)  # fmt: skip
+)
 documents = st.lists(blocks, max_size=25).map(
     lambda found: Document(title="T", blocks=tuple(found), kind="markdown")
 )
@@ -165,14 +172,20 @@ plain_words = st.lists(
 ).map(" ".join)
 sources = st.lists(
     st.one_of(
-        st.builds(lambda n, t: "#" * n + " " + t, st.integers(1, 3), plain_words.map(lambda t: t[:20].strip())),
+        st.builds(
+            lambda n, t: "#" * n + " " + t,
+            st.integers(1, 3),
+            plain_words.map(lambda t: t[:20].strip()),
+        ),
         plain_words,
         tiny_code.map(lambda t: f"```python\n{t.strip(chr(10))}\n```"),
-        st.lists(plain_words, min_size=1, max_size=4).map(lambda ts: "\n".join(f"- {t}" for t in ts)),
+        st.lists(plain_words, min_size=1, max_size=4).map(
+            lambda ts: "\n".join(f"- {t}" for t in ts)
+        ),
     ),
     min_size=1,
     max_size=15,
-).map("\n\n".join)  # fmt: skip
+).map("\n\n".join)
 
 
 def body(text: str) -> list[str]:
