@@ -56,10 +56,14 @@ def paragraph(text: str, style: str = "", properties: str = "", run: str = "") -
     )
 
 
-def docx(body: str, *, before: str = "", **parts: str) -> bytes:
+def docx(body: str | bytes, *, before: str = "", **parts: str) -> bytes:
     """A DOCX file with this body; `before` stands before its root element."""
-    body = f"<w:body>{body}</w:body>"
-    document = f'<?xml version="1.0"?>{before}<w:document xmlns:w="{W}">{body}</w:document>'
+    inside = body if isinstance(body, bytes) else body.encode()
+    document = (
+        f'<?xml version="1.0"?>{before}<w:document xmlns:w="{W}"><w:body>'.encode()
+        + inside
+        + b"</w:body></w:document>"
+    )
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("[Content_Types].xml", "<Types/>")

@@ -23,6 +23,7 @@ _END = re.compile(r"[.:;!?]\Z")
 _FAULTS = (
     PyPdfError,
     ArithmeticError,
+    AssertionError,
     AttributeError,
     LookupError,
     OSError,
