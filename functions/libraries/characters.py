@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from functions.libraries.parsing.document import Flag
+from functions.libraries.document import Flag
 
 _CLASSES = {
     "zero_width": "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"

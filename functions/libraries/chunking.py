@@ -8,6 +8,7 @@ chunk whose hash is known needs no new embedding.
 from __future__ import annotations
 
 import hashlib
+import operator
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -15,8 +16,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import quote
 
-from functions.libraries.identifiers import identifiers
-from functions.libraries.parsing.document import (
+from functions.libraries.document import (
     Block,
     Code,
     Document,
@@ -27,6 +27,7 @@ from functions.libraries.parsing.document import (
     Paragraph,
     Position,
 )
+from functions.libraries.identifiers import identifiers
 from functions.libraries.screening import flags_of_hidden, flags_of_text, strongest
 from functions.libraries.splitting import split, tokens
 
@@ -152,9 +153,7 @@ def _parts(blocks: Sequence[Block], sizes: Sizes) -> Iterator[_Part]:
                 yield last
                 last = None
             keep = sum(1 for heading in path if heading.level < block.level)
-            if bare > len(path) - keep:
-                bare -= len(path) - keep  # those left have one below them now, and wait for it
-            elif bare:
+            if bare and keep < len(path):
                 yield _Part(tuple(path), [])
                 bare = 0
             path = [*path[:keep], block]
@@ -211,7 +210,8 @@ def _without_tails(drafts: Sequence[_Draft], sizes: Sizes) -> Iterator[_Draft]:
     for draft in drafts:
         if before is not None:
             is_tail = draft.tokens <= sizes.tail and before.tokens <= sizes.most
-            if is_tail and draft.parts[0].path == draft.base == before.parts[-1].path:
+            path = before.parts[-1].path
+            if is_tail and _is(draft.parts[0].path, path) and _is(draft.base, path):
                 before.parts += draft.parts
                 before.tokens += draft.tokens
                 continue
@@ -224,7 +224,7 @@ def _without_tails(drafts: Sequence[_Draft], sizes: Sizes) -> Iterator[_Draft]:
 def _common(draft: _Draft, part: _Part, sizes: Sizes) -> tuple[Heading, ...] | None:
     """The headings of a draft with a part more; None where the part begins another chunk."""
     last = draft.parts[-1]
-    is_same = part.path == last.path
+    is_same = _is(part.path, last.path)
     if draft.tokens + part.tokens + _heading_tokens(draft, part) > sizes.most:
         return None
     if is_same:
@@ -242,7 +242,18 @@ def _common(draft: _Draft, part: _Part, sizes: Sizes) -> tuple[Heading, ...] | N
 
 def _heading_tokens(draft: _Draft, part: _Part) -> int:
     last = draft.parts[-1].path
-    return sum(tokens(heading.text) + 1 for heading in part.path if heading not in last)
+    return sum(tokens(heading.text) + 1 for heading in part.path if not _has(last, heading))
+
+
+# Headings of one page may have one title: each is itself alone.
+
+
+def _is(path: tuple[Heading, ...], other: tuple[Heading, ...]) -> bool:
+    return len(path) == len(other) and all(map(operator.is_, path, other))
+
+
+def _has(path: tuple[Heading, ...], heading: Heading) -> bool:
+    return any(each is heading for each in path)
 
 
 def _is_api(path: tuple[Heading, ...]) -> bool:
@@ -284,7 +295,7 @@ def _texts(draft: _Draft) -> Iterator[str]:
     above: tuple[Heading, ...] = draft.base
     for part in draft.parts:
         for heading in part.path[len(draft.base) :]:
-            if heading not in above:
+            if not _has(above, heading):
                 yield heading.text
         above = part.path
         yield from (block.text for block in part.blocks)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from functions.libraries.parsing.document import Block, Code, Heading
+from functions.libraries.document import Block, Code, Heading
 from functions.libraries.words import words
 
 MOST = 100

@@ -15,7 +15,7 @@ import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from functions.libraries.parsing.document import Flag, Hidden
+from functions.libraries.document import Flag, Hidden
 
 SUSPICIOUS = 0.7
 """From this score on a chunk had better not reach a model without a word about it."""
@@ -108,7 +108,7 @@ _RULES = (
         "tool_call",
         0.4,
         r"\b(?:you must|you should|now|please|immediately) (?:call|invoke|use|run) the "
-        r"[\w-]{1,40} (?:tool|function|command) (?:with|to|and)\b",
+        r"(?:[\w.-]{1,40} ){1,4}?(?:tool|function|command) (?:with|to|and)\b",
     ),
 )
 # As they are written: case matters, and so do brackets.

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from functions.chat.counting import measure, probable_tokens
-from functions.libraries.parsing.document import (
+from functions.libraries.document import (
     Block,
     Code,
     Item,

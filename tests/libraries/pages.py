@@ -6,19 +6,19 @@ import io
 import zipfile
 from typing import Any
 
+import pytest
+
+from functions.libraries.document import Block, Code, Document, Hidden
 from functions.libraries.errors import ParseError
 from functions.libraries.parsing import parse
-from functions.libraries.parsing.document import Block, Code, Document, Hidden
 
 
 def code_of(*arguments: Any, **named: Any) -> str:
     """The code of the ParseError that reading a file raises."""
-    try:
+    with pytest.raises(ParseError) as caught:
         parse(*arguments, **named)
-    except ParseError as error:
-        assert error.message
-        return error.code
-    raise AssertionError("the file was read")
+    assert caught.value.message
+    return caught.value.code
 
 
 def shown(document: Document) -> str:
@@ -41,7 +41,8 @@ def codes(document: Document) -> list[tuple[str | None, str]]:
 W = "http://schemas.openxmlformats.org/wordprocessingml/2006/main"
 STYLES = f"""<?xml version="1.0"?><w:styles xmlns:w="{W}">
 <w:style w:styleId="berschrift1"><w:name w:val="heading 1"/></w:style>
-<w:style w:styleId="Mein2"><w:name w:val="Mein Abschnitt"/><w:pPr><w:outlineLvl w:val="1"/></w:pPr></w:style>
+<w:style w:styleId="Mein2"><w:name w:val="Mein Abschnitt"/>
+<w:pPr><w:outlineLvl w:val="1"/></w:pPr></w:style>
 <w:style w:styleId="SourceCode"><w:name w:val="Source Code"/></w:style>
 </w:styles>"""
 
@@ -55,9 +56,14 @@ def paragraph(text: str, style: str = "", properties: str = "", run: str = "") -
     )
 
 
-def docx(body: str, *, before: str = "", **parts: str) -> bytes:
+def docx(body: str | bytes, *, before: str = "", **parts: str) -> bytes:
     """A DOCX file with this body; `before` stands before its root element."""
-    document = f'<?xml version="1.0"?>{before}<w:document xmlns:w="{W}"><w:body>{body}</w:body></w:document>'
+    inside = body if isinstance(body, bytes) else body.encode()
+    document = (
+        f'<?xml version="1.0"?>{before}<w:document xmlns:w="{W}"><w:body>'.encode()
+        + inside
+        + b"</w:body></w:document>"
+    )
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("[Content_Types].xml", "<Types/>")
@@ -99,7 +105,8 @@ def pdf(pages: list[list[str]], *, title: str = "", outline: list[tuple[str, int
         for at, (name, page) in enumerate(outline):
             following = f"/Next {first + at + 1} 0 R" if at + 1 < len(outline) else ""
             add(
-                f"<< /Title ({name}) /Parent {root} 0 R /Dest [{kids[page]} 0 R /Fit] {following} >>"
+                f"<< /Title ({name}) /Parent {root} 0 R {following} "
+                f"/Dest [{kids[page]} 0 R /Fit] >>"
             )
         catalog += f" /Outlines {root} 0 R"
     top = add(catalog + " >>")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from functions.libraries.document import Heading, ListBlock, Paragraph, Table
 from functions.libraries.parsing import parse
-from functions.libraries.parsing.document import Heading, ListBlock, Paragraph, Table
 from tests.libraries.pages import codes, hidden, only, shown
 
 PAGE = """\
@@ -136,7 +136,7 @@ def test_no_other_file_is_read_and_comments_are_no_text() -> None:
 
 def test_attributes_do_not_unfold_without_end() -> None:
     lines = [":a0: xxxxxxxxxx"]
-    lines += [f":a{n}: {('{a%d}' % (n - 1)) * 10}" for n in range(1, 12)]
+    lines += [f":a{n}: {f'{{a{n - 1}}}' * 10}" for n in range(1, 12)]
     document = parse("\n".join([*lines, "", "{a11}{a11}{a11}"]).encode(), name="a.adoc")
     assert len(shown(document)) <= 3_000
 

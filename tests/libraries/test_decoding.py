@@ -11,7 +11,7 @@ from functions.libraries.parsing import parse
 from functions.libraries.parsing.decoding import decode
 from tests.libraries.pages import code_of, shown
 
-TEXT = "Grüße aus Zürich – 東京\n"
+TEXT = "Grüße aus Zürich \u2013 東京\n"
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import zipfile
 
 import pytest
 
+from functions.libraries.document import Heading, ListBlock, Position, Table
 from functions.libraries.parsing import parse
-from functions.libraries.parsing.document import Heading, ListBlock, Position, Table
 from tests.libraries.pages import W, code_of, codes, docx, hidden, only, paragraph, shown
 
 LIST = '<w:numPr><w:ilvl w:val="{}"/><w:numId w:val="1"/></w:numPr>'
@@ -91,13 +91,11 @@ def test_a_zip_bomb_is_refused_by_what_it_says() -> None:
 
 def test_a_zip_bomb_that_lies_about_its_size_is_refused() -> None:
     honest = docx(f"<!--{' ' * 120_000_000}-->")
-    size = (120_000_000).to_bytes(4, "little")[2:]  # the last bytes of the size, near enough
-    lying = honest
     with zipfile.ZipFile(io.BytesIO(honest)) as archive:
-        real = archive.getinfo("word/document.xml").file_size.to_bytes(4, "little")
-    assert real[2:] == size or real in lying
-    lying = lying.replace(real, (5_000).to_bytes(4, "little"))
-    assert code_of(lying, name="a.docx") in {"broken_file", "unpacks_to_too_much"}
+        size = archive.getinfo("word/document.xml").file_size.to_bytes(4, "little")
+    assert honest.count(size) >= 1
+    lying = honest.replace(size, (5_000).to_bytes(4, "little"))
+    assert code_of(lying, name="a.docx") == "broken_file"
 
 
 def test_elements_without_end_are_refused() -> None:

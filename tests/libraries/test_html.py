@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from functions.libraries.document import Heading, ListBlock, Table
 from functions.libraries.parsing import parse
-from functions.libraries.parsing.document import Heading, ListBlock, Table
 from tests.libraries.pages import code_of, codes, hidden, only, shown
 
 SPHINX = """\
@@ -17,10 +17,12 @@ SPHINX = """\
 <body><header>Site header</header>
 <div class="sphinxsidebar"><ul><li>Sidebar</li></ul></div>
 <div class="document"><div class="body" role="main">
-<section id="running"><span id="alias"></span><h1>Running<a class="headerlink" href="#running">¶</a></h1>
+<section id="running"><span id="alias"></span>
+<h1>Running<a class="headerlink" href="#running">¶</a></h1>
 <p>Call <code class="xref py"><span class="pre">run()</span></code> with a
    <a href="x">timeout</a>.</p>
-<div class="highlight-python notranslate"><div class="highlight"><pre><span></span><span class="kn">import</span> pkg
+<div class="highlight-python notranslate"><div class="highlight"><pre
+><span></span><span class="kn">import</span> pkg
 <span class="n">pkg</span><span class="o">.</span>run(<span class="s">"a &lt; b"</span>)
 </pre></div></div>
 <div class="highlight-default"><table class="highlighttable"><tr><td class="linenos"><pre>1
@@ -28,10 +30,12 @@ SPHINX = """\
 y = 2
 </pre></div></td></tr></table></div>
 <dl class="py function"><dt class="sig sig-object py" id="pkg.run">
-<span class="sig-name">run</span>(<em>timeout=5</em>)<a class="headerlink" href="#pkg.run">¶</a></dt>
+<span class="sig-name">run</span>(<em>timeout=5</em>)
+<a class="headerlink" href="#pkg.run">¶</a></dt>
 <dd><p>Runs it.</p>
-<dl class="field-list"><dt>Parameters</dt><dd><p>timeout – seconds</p></dd></dl></dd></dl>
-<dl class="py function"><dt class="sig sig-object py" id="pkg.stop">stop()</dt><dd><p>Stops.</p></dd></dl>
+<dl class="field-list"><dt>Parameters</dt><dd><p>timeout: seconds</p></dd></dl></dd></dl>
+<dl class="py function"><dt class="sig sig-object py" id="pkg.stop">stop()</dt>
+<dd><p>Stops.</p></dd></dl>
 <aside class="admonition tip"><p>A tip.</p></aside>
 <table><caption>Flags</caption><thead><tr><th>Flag</th><th>Does</th></tr></thead>
 <tbody><tr><td><code>-v</code></td><td>more<br>words</td></tr></tbody></table>
@@ -84,7 +88,7 @@ def test_code_loses_its_colours_and_line_numbers_and_keeps_its_language() -> Non
             id="docusaurus",
         ),
         pytest.param(
-            '<div class="sourceCode"><pre class="sourceCode rust"><code>fn f() {}</code></pre></div>',
+            '<div class="sourceCode"><pre class="sourceCode rust">fn f() {}</pre></div>',
             id="pandoc",
         ),
     ],
@@ -99,11 +103,12 @@ def test_lists_and_tables_are_kept() -> None:
     (table,) = only(document, Table)
     assert table.rows == (("Flag", "Does"), ("`-v`", "more\nwords"))
     lists = [b.text for b in only(document, ListBlock)]
-    assert lists == ["- Parameters:\n  timeout – seconds", "- one\n  1. inner\n- two"]
+    assert lists == ["- Parameters:\n  timeout: seconds", "- one\n  1. inner\n- two"]
 
 
 def hiding(inner: str) -> str:
-    return f"""<html><head><style>.gone, #away {{ display:none }} .x .deep {{display:none}}</style></head>
+    return f"""<html><head><style>.gone, #away {{ display:none }}
+.x .deep {{display:none}}</style></head>
 <body><main><p>{"Visible words. " * 30}</p>{inner}</main></body></html>"""
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from functions.libraries.parsing import parse
-from functions.libraries.parsing.document import (
+from functions.libraries.document import (
     Code,
     Heading,
     ListBlock,
@@ -11,6 +10,7 @@ from functions.libraries.parsing.document import (
     Position,
     Table,
 )
+from functions.libraries.parsing import parse
 from tests.libraries.pages import codes, hidden, only, shown
 
 PAGE = """\

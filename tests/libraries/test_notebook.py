@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
+from functions.libraries.document import Heading, Position
 from functions.libraries.parsing import parse
-from functions.libraries.parsing.document import Heading, Position
 from tests.libraries.pages import code_of, codes, hidden, only, shown
 
 NOTEBOOK = {

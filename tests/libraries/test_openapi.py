@@ -1,4 +1,4 @@
-"""OpenAPI: a section for every operation and schema, references followed inside, and in no circle."""
+"""OpenAPI: a section for every operation and schema; references inside, and in no circle."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import json
 import pytest
 import yaml
 
+from functions.libraries.document import Heading, Table
 from functions.libraries.parsing import parse
-from functions.libraries.parsing.document import Heading, Table
 from tests.libraries.pages import code_of, codes, only, shown
 
 PETS = {
@@ -23,36 +23,74 @@ PETS = {
                 "summary": "One pet",
                 "description": "Reads a pet.\n\n```sh\ncurl x\n```",
                 "responses": {
-                    200: {"description": "It", "content": {"application/json": {
-                        "schema": {"$ref": "#/components/schemas/Pet"}, "example": {"id": 1}}}},
+                    200: {
+                        "description": "It",
+                        "content": {
+                            "application/json": {
+                                "schema": {"$ref": "#/components/schemas/Pet"},
+                                "example": {"id": 1},
+                            }
+                        },
+                    },
                     "404": {"$ref": "#/components/responses/Missing"},
                 },
             },
             "put": {
                 "deprecated": True,
-                "requestBody": {"content": {"application/json": {"schema": {
-                    "type": "object", "required": ["name"],
-                    "properties": {"name": {"type": "string", "description": "its name"},
-                                   "tags": {"type": "array", "items": {"type": "object",
-                                        "properties": {"key": {"type": "string"}}}}}}}}},
+                "requestBody": {
+                    "content": {
+                        "application/json": {
+                            "schema": {
+                                "type": "object",
+                                "required": ["name"],
+                                "properties": {
+                                    "name": {"type": "string", "description": "its name"},
+                                    "tags": {
+                                        "type": "array",
+                                        "items": {
+                                            "type": "object",
+                                            "properties": {"key": {"type": "string"}},
+                                        },
+                                    },
+                                },
+                            }
+                        }
+                    }
+                },
                 "responses": {"204": {"description": "Done"}},
             },
         }
     },
     "components": {
-        "parameters": {"Id": {"name": "id", "in": "path", "required": True,
-                              "schema": {"type": "integer", "format": "int64"}}},
+        "parameters": {
+            "Id": {
+                "name": "id",
+                "in": "path",
+                "required": True,
+                "schema": {"type": "integer", "format": "int64"},
+            }
+        },
         "responses": {"Missing": {"description": "No such pet"}},
         "schemas": {
-            "Pet": {"type": "object", "description": "A pet.", "required": ["id"],
-                    "properties": {"id": {"type": "integer"},
-                                   "kind": {"type": "string", "enum": ["cat", "dog"], "default": "cat"},
-                                   "mother": {"$ref": "#/components/schemas/Pet"}}},
-            "Cat": {"allOf": [{"$ref": "#/components/schemas/Pet"},
-                              {"type": "object", "properties": {"lives": {"type": "integer"}}}]},
+            "Pet": {
+                "type": "object",
+                "description": "A pet.",
+                "required": ["id"],
+                "properties": {
+                    "id": {"type": "integer"},
+                    "kind": {"type": "string", "enum": ["cat", "dog"], "default": "cat"},
+                    "mother": {"$ref": "#/components/schemas/Pet"},
+                },
+            },
+            "Cat": {
+                "allOf": [
+                    {"$ref": "#/components/schemas/Pet"},
+                    {"type": "object", "properties": {"lives": {"type": "integer"}}},
+                ]
+            },
         },
     },
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("suffix", ["json", "yaml"])
@@ -99,12 +137,21 @@ def test_swagger_2_is_read() -> None:
         "info": {"title": "Old", "version": "1"},
         "host": "old.test",
         "basePath": "/v1",
-        "paths": {"/a": {"post": {
-            "parameters": [{"in": "body", "name": "b", "schema": {"$ref": "#/definitions/A"}},
-                           {"in": "query", "name": "q", "type": "string"}],
-            "responses": {"200": {"description": "ok", "schema": {"$ref": "#/definitions/A"}}}}}},
+        "paths": {
+            "/a": {
+                "post": {
+                    "parameters": [
+                        {"in": "body", "name": "b", "schema": {"$ref": "#/definitions/A"}},
+                        {"in": "query", "name": "q", "type": "string"},
+                    ],
+                    "responses": {
+                        "200": {"description": "ok", "schema": {"$ref": "#/definitions/A"}}
+                    },
+                }
+            }
+        },
         "definitions": {"A": {"type": "object", "properties": {"x": {"type": "number"}}}},
-    }  # fmt: skip
+    }
     said = shown(parse(json.dumps(old).encode(), name="a.json"))
     assert "Servers: `old.test/v1`" in said
     assert "Request body (`application/json`): `A`" in said
@@ -121,9 +168,16 @@ def test_references_in_a_circle_end() -> None:
     schemas = {
         "A": {"$ref": "#/components/schemas/B"},
         "B": {"$ref": "#/components/schemas/A"},
-        "C": {"allOf": [{"$ref": "#/components/schemas/C"}], "properties": {"c": {"type": "string"}}},
-        "D": {"properties": {"d": {"properties": {"e": {"allOf": [{"$ref": "#/components/schemas/D"}]}}}}},
-    }  # fmt: skip
+        "C": {
+            "allOf": [{"$ref": "#/components/schemas/C"}],
+            "properties": {"c": {"type": "string"}},
+        },
+        "D": {
+            "properties": {
+                "d": {"properties": {"e": {"allOf": [{"$ref": "#/components/schemas/D"}]}}}
+            }
+        },
+    }
     paths = {"/x": {"$ref": "#/paths/~1x"}, "/y": {"$ref": "#/components/schemas/A"}}
     document = parse(described(components={"schemas": schemas}, paths=paths), name="a.json")
     assert [h.title for h in only(document, Heading)] == ["T", *[f"Schema {n}" for n in "ABCD"]]
@@ -131,8 +185,14 @@ def test_references_in_a_circle_end() -> None:
 
 
 def test_references_to_elsewhere_are_names() -> None:
-    schemas = {"A": {"properties": {"x": {"$ref": "file:///etc/passwd#/root"},
-                                    "y": {"$ref": "https://evil.test/a.json#/Evil"}}}}  # fmt: skip
+    schemas = {
+        "A": {
+            "properties": {
+                "x": {"$ref": "file:///etc/passwd#/root"},
+                "y": {"$ref": "https://evil.test/a.json#/Evil"},
+            }
+        }
+    }
     said = shown(parse(described(components={"schemas": schemas}), name="a.json"))
     assert "root:" not in said
     assert "`Evil`" in said
@@ -194,8 +254,10 @@ def test_what_is_nested_too_deeply_is_refused(name: str, content: bytes) -> None
 
 def test_a_description_of_odd_shapes_is_read_as_far_as_it_goes() -> None:
     odd = described(
-        info=[], servers="x", paths={"/a": {"get": {"parameters": "x", "responses": [], "tags": 1}, "post": 5}},
+        info=[],
+        servers="x",
+        paths={"/a": {"get": {"parameters": "x", "responses": [], "tags": 1}, "post": 5}},
         components={"schemas": {"A": None, "B": {"properties": [], "required": 3, "allOf": {}}}},
-    )  # fmt: skip
+    )
     titles = [h.title for h in only(parse(odd, name="a.json"), Heading)]
     assert titles == ["API", "GET /a", "Schema A", "Schema B"]

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import zlib
 
 import pypdf
 
 from functions.libraries.chunking import chunk
+from functions.libraries.document import Heading, Position
+from functions.libraries.errors import ParseError
 from functions.libraries.parsing import parse
-from functions.libraries.parsing.document import Heading, Position
 from functions.libraries.parsing.limits import Limits
 from tests.libraries.pages import code_of, only, pdf, shown
 
 MANUAL = pdf(
     [
-        ["Introduction", "This manual says how the ma-", "chine is used, at length and in words.", "Short end.", "Next one"],
+        [
+            "Introduction",
+            "This manual says how the ma-",
+            "chine is used, at length.",
+            "Short end.",
+            "Next one",
+        ],
         ["Safety", "Keep your hands away."],
     ],
     title="The Manual",
     outline=[("Introduction", 0), ("Safety", 1)],
-)  # fmt: skip
+)
 
 
 def test_text_is_read_by_page_with_headings_of_the_outline() -> None:
@@ -64,10 +72,8 @@ def test_a_broken_file_is_refused() -> None:
 
 def test_a_cut_off_file_is_refused_or_read_as_far_as_it_goes() -> None:
     for length in range(100, len(MANUAL), 97):
-        try:
-            shown(parse(MANUAL[:length], name="a.pdf"))
-        except Exception as error:  # noqa: BLE001 - it is the kind that is tested
-            assert type(error).__name__ == "ParseError", error
+        with contextlib.suppress(ParseError):  # and nothing else
+            assert parse(MANUAL[:length], name="a.pdf").blocks != ()
 
 
 def with_stream(data: bytes) -> bytes:

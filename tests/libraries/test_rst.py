@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from functions.libraries.document import Heading, ListBlock, Paragraph, Table
 from functions.libraries.parsing import parse
-from functions.libraries.parsing.document import Heading, ListBlock, Paragraph, Table
 from tests.libraries.pages import code_of, codes, hidden, only, shown
 
 PAGE = """\
@@ -18,7 +18,8 @@ Guide
 
 .. highlight:: python
 
-See :py:meth:`~pkg.Client.run`, :ref:`the other page <other>`, :term:`Client`, ``literal`` and `name`_.
+See :py:meth:`~pkg.Client.run`, :ref:`the other page <other>`, :term:`Client`,
+``literal`` and `name`_.
 
 .. _name: https://x.test
 
@@ -105,7 +106,8 @@ def test_code_has_the_language_of_its_directive_or_of_the_page() -> None:
 def test_lists_fields_terms_and_tables_are_kept() -> None:
     document = parse(PAGE.encode(), name="a.rst")
     assert "\n".join(b.text for b in only(document, ListBlock)) == (
-        "1. one\n2. two\n  - nested\n- timeout: seconds\n- retries: how often\n- term: What it means."
+        "1. one\n2. two\n  - nested\n"
+        "- timeout: seconds\n- retries: how often\n- term: What it means."
     )
     assert [table.rows for table in only(document, Table)] == [
         (("Name", "Value"), ("a", "1"), ("b", "2")),

@@ -7,10 +7,10 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from functions.core.errors import OperatorError
+from functions.libraries.document import Document
 from functions.libraries.errors import ParseError
 from functions.libraries.parsing.builder import Builder
 from functions.libraries.parsing.decoding import decode
-from functions.libraries.parsing.document import Document
 from functions.libraries.parsing.formats import IS_BINARY, Format, detect
 from functions.libraries.parsing.limits import DEFAULT, Limits
 

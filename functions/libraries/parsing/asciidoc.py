@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 
+from functions.libraries.document import Position
 from functions.libraries.parsing.builder import Builder
-from functions.libraries.parsing.document import Position
 
 _HEADING = re.compile(r"(={1,6}|#{1,6})[ \t]+(\S.{0,500})\Z")
 _ATTRIBUTE = re.compile(r":(!?[\w-]{1,60}!?):(?:[ \t]+(.{0,1000}))?\Z")

@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from functions.libraries.characters import cleaned
-from functions.libraries.languages import guessed, known
-from functions.libraries.parsing.document import (
+from functions.libraries.document import (
     Block,
     Code,
     Document,
@@ -23,6 +22,7 @@ from functions.libraries.parsing.document import (
     Position,
     Table,
 )
+from functions.libraries.languages import guessed, known
 from functions.libraries.parsing.limits import Limits
 
 TITLE_CHARACTERS = 300

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from functions.libraries.document import Position
 from functions.libraries.parsing.builder import Builder
-from functions.libraries.parsing.document import Position
 from functions.libraries.parsing.docx_styles import Styles
 
 _WHITE = frozenset({"ffffff", "fefefe"})

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
+from functions.libraries.document import Position
 from functions.libraries.errors import ParseError
 from functions.libraries.parsing.builder import Builder
-from functions.libraries.parsing.document import Position
 from functions.libraries.parsing.html_guard import guard
 from functions.libraries.parsing.html_hidden import hiding_rules, why_hidden
 from functions.libraries.parsing.html_main import is_furniture, main_node

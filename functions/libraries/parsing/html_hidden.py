@@ -9,9 +9,9 @@ from selectolax.lexbor import LexborNode
 _STYLE = re.compile(r"""style\s{0,9}=\s{0,9}["']?([^"'>]{1,1000})""", re.IGNORECASE)
 _HIDDEN = re.compile(r"(?:\A|\s)hidden(?:\s|=|/|\Z)", re.IGNORECASE)
 _DECLARATION = re.compile(r"([\w-]{1,40})\s{0,9}:\s{0,9}([^;{}]{1,200})")
-_RULE = re.compile(r"([^{}]{1,2000})\{([^{}]{0,2000})\}")
 _SIMPLE = re.compile(r"[.#][\w-]{1,100}\Z")
-_STYLE_CHARACTERS = 200_000
+_SHEET_CHARACTERS = 200_000
+_STYLE_CHARACTERS = 2_000  # of one rule, or one element
 _TINY = re.compile(r"0*(?:\.\d+|[01](?:\.\d*)?)?(?:px|pt|em|rem|%)?\Z")
 _NIL = re.compile(r"0*(?:\.0*)?(?:px|pt|em|rem|%)?\Z")
 _FAR = re.compile(r"-\d{3,}(?:\.\d*)?(?:px|pt|em|rem|%|vw|vh)?\Z")
@@ -29,9 +29,10 @@ def hiding_rules(styles: list[str]) -> frozenset[str]:
     """
     hidden = set()
     for style in styles:
-        for selectors, body in _RULE.findall(style[:_STYLE_CHARACTERS]):
+        for rule in style[:_SHEET_CHARACTERS].split("}"):
+            selectors, _, body = rule.rpartition("{")
             if _by_style(body) is not None:
-                for selector in selectors.split(","):
+                for selector in selectors.rpartition("{")[2].split(","):
                     if _SIMPLE.match(selector.strip()):
                         hidden.add(selector.strip())
     return frozenset(hidden)

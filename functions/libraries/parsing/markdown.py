@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from functions.libraries.document import Position
 from functions.libraries.parsing import front_matter, rst
 from functions.libraries.parsing.builder import Builder
-from functions.libraries.parsing.document import Position
 from functions.libraries.parsing.html import read_fragment
 from functions.libraries.parsing.html_hidden import hides
 from functions.libraries.parsing.markdown_lines import CODE, EMPTY, rewritten
 from functions.libraries.parsing.roles import without_myst_roles
 
-_ANCHOR = re.compile(r"\s*\{#([\w:.-]{1,200})\}\s*\Z")
+_ANCHOR = re.compile(r"\{#([\w:.-]{1,200})\}\s{0,9}\Z")
 _INFO = re.compile(r"\{?\.?([\w+#.-]{1,40})")
 _MYST = re.compile(r"\{([\w-]{1,40})\}\s*([\w+#.-]{0,40})")
 _OPTIONS = re.compile(r"(?:[ ]{0,4}:[\w-]{1,40}:.{0,300}\n|---\n(?:[^\n]{0,300}\n){0,20}?---\n)+")

@@ -10,9 +10,10 @@ import re
 
 from functions.libraries.words import words
 
-_FENCE = re.compile(r"([ \t>]{0,40})(`{3,}|~{3,})[ \t]*([^`\n]*)\Z")
+_FENCE = re.compile(r"([ \t>]{0,40})(`{3,}|~{3,})[ \t]*+([^`\n]*+)\Z")
 _INDENTED = re.compile(
-    r"""([ ]{0,40})(?:!!!|\?\?\?\+?|===[!+]?)[ ]+([\w -]{0,40})[ ]*(?:"([^"\n]{0,200})")?[ ]*\Z"""
+    r"""([ ]{0,40})(?:!!!|\?\?\?\+?|===[!+]?)[ ]{1,9}"""
+    r"""([\w -]{0,40})(?:"([^"\n]{0,200})")?[ ]{0,9}\Z"""
 )
 _COLONS = re.compile(r"[ ]{0,40}:{3,}[ ]*(?:\{?([a-zA-Z][\w-]{0,40})\}?)?(.{0,300})\Z")
 _AUTODOC = re.compile(r"[ ]{0,3}::: [\w.]{1,200}\Z")  # of mkdocstrings
@@ -20,13 +21,14 @@ _LABEL = re.compile(r"[ ]{0,3}\([\w:. -]{1,200}\)=[ ]*\Z")  # of MyST
 _MYST = re.compile(r"\{([\w:.-]{1,40})\}[ ]*(.{0,300})\Z")
 _OPTION = re.compile(r"[ ]{0,40}:[\w-]{1,40}:(?: .{0,300})?\Z")
 _ALERT = re.compile(r"([ ]{0,3}>[ ]?)\[!([A-Za-z]{1,20})\][+-]?[ ]*(.{0,200})\Z")
-_ATTRIBUTES = re.compile(r"[ \t]+\{[:.][^{}\n]{0,200}\}[ \t]*\Z|\A[ ]{0,3}\{:[^{}\n]{0,200}\}\Z")
+_ATTRIBUTES = re.compile(
+    r"(?<![ \t])[ \t]++\{[:.][^{}\n]{0,200}\}[ \t]*\Z|\A[ ]{0,3}\{:[^{}\n]{0,200}\}\Z"
+)
 
 _MDX_CODE = re.compile(
     r"(?:import\s+(?:[\w*{].{0,500}\sfrom\s|[\"'{])|import\s*\{|export\s+(?:default|const|let|"
     r"function|async|class|var|\{|\*))"
 )
-_MDX_COMMENT = re.compile(r"\{/\*.*?\*/\}", re.DOTALL)
 _TAG_LINE = re.compile(r"\s{0,200}</?(?:[A-Z][\w.]{0,80}(?:[\s/>]|\Z)|>)")
 _SHOWN = re.compile(
     r"""\b(?:title|label|header|summary|heading)=(?:"([^"\n]{1,200})"|'([^'\n]{1,200})')"""
@@ -46,14 +48,20 @@ def rewritten(text: str, *, is_mdx: bool) -> tuple[str, list[str]]:
     """The text for a plain reader of Markdown, and comments that were taken out of it."""
     comments: list[str] = []
     if is_mdx:
-
-        def taken(match: re.Match[str]) -> str:
-            comments.append(match.group()[3:-3].strip())
-            return "\n" * match.group().count("\n")
-
-        text = _MDX_COMMENT.sub(taken, text) if "{/*" in text else text
+        text = _without_comments(text, comments)
     lines = text.split("\n")
     return "\n".join(_Rewriter(lines, is_mdx=is_mdx).lines()), comments
+
+
+def _without_comments(text: str, comments: list[str]) -> str:
+    """Without what stands between {/* and */}; by hand, for a pattern would look for every end."""
+    parts = []
+    at = 0
+    while (begin := text.find("{/*", at)) >= 0 and (end := text.find("*/}", begin + 3)) >= 0:
+        comments.append(text[begin + 3 : end].strip())
+        parts += [text[at:begin], "\n" * text.count("\n", begin, end)]
+        at = end + 3
+    return "".join([*parts, text[at:]])
 
 
 class _Rewriter:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 from functions.core.json import Json
+from functions.libraries.document import Position
 from functions.libraries.errors import ParseError
 from functions.libraries.parsing.builder import Builder
-from functions.libraries.parsing.document import Position
 from functions.libraries.parsing.markdown import read_fragment_of
 
 _OUTPUT_CHARACTERS = 2_000

@@ -12,16 +12,17 @@ from collections.abc import Iterator
 from itertools import islice
 
 from functions.core.json import Json
+from functions.libraries.document import Position
 from functions.libraries.errors import ParseError
 from functions.libraries.parsing import safe_yaml
 from functions.libraries.parsing.builder import Builder
-from functions.libraries.parsing.document import Position
 from functions.libraries.parsing.limits import Limits
 from functions.libraries.parsing.markdown import read_fragment_of
 
 _METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace", "query")
 _FOLLOWED = 20  # references from one place, one after another
 _PROPERTY_DEPTH = 3  # of objects inside a schema
+_VISITS = 2_000  # schemas that one is put together of, counted every time
 _PROPERTIES = 200  # rows of one schema
 _EXAMPLE_CHARACTERS = 4_000
 _CELL_CHARACTERS = 500
@@ -62,6 +63,8 @@ class _Reader:
     def __init__(self, root: dict[str, Json], builder: Builder) -> None:
         self._root = root
         self._builder = builder
+        self._visits = 0
+        """How many schemas may still be looked at for the table that is being made."""
 
     def read(self) -> None:
         info = _mapping(self._root.get("info"))
@@ -184,6 +187,7 @@ class _Reader:
         self._example({"example": found.get("example")}, at)
 
     def _properties(self, schema: Json, at: Position) -> None:
+        self._visits = _VISITS
         found = self._property_rows(schema, "", 0, frozenset())
         rows = list(islice(found, _PROPERTIES + 1))
         if len(rows) > _PROPERTIES:
@@ -196,10 +200,11 @@ class _Reader:
         self, schema: Json, lead: str, depth: int, seen: frozenset[str]
     ) -> Iterator[list[str]]:
         """Properties, those of objects inside them, and those of schemas it is put together of."""
+        self._visits -= 1
         reference = _mapping(schema).get("$ref")
+        if reference in seen or self._visits < 0:
+            return
         if isinstance(reference, str):
-            if reference in seen:
-                return
             seen |= {reference}
         found = self._resolved(schema)
         for part in _list(found.get("allOf"))[:20]:

@@ -10,9 +10,9 @@ from typing import Any
 from pypdf import PdfReader
 from pypdf.errors import DependencyError, FileNotDecryptedError, LimitReachedError, PyPdfError
 
+from functions.libraries.document import Position
 from functions.libraries.errors import ParseError
 from functions.libraries.parsing.builder import Builder
-from functions.libraries.parsing.document import Position
 
 # It says of every broken file what is broken, for those who write PDF.
 logging.getLogger("pypdf").setLevel(logging.CRITICAL)
@@ -23,6 +23,7 @@ _END = re.compile(r"[.:;!?]\Z")
 _FAULTS = (
     PyPdfError,
     ArithmeticError,
+    AssertionError,
     AttributeError,
     LookupError,
     OSError,

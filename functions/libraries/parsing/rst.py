@@ -7,9 +7,9 @@ from collections.abc import Callable
 from docutils import ApplicationError, core, nodes
 from docutils.parsers.rst import Parser
 
+from functions.libraries.document import Position
 from functions.libraries.errors import ParseError
 from functions.libraries.parsing.builder import Builder
-from functions.libraries.parsing.document import Position
 from functions.libraries.parsing.rst_directives import (
     CODE,
     DEFAULT_LANGUAGE,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
+from functions.libraries.document import Position
 from functions.libraries.parsing.builder import Builder
-from functions.libraries.parsing.document import Position
 
 _BULLET = re.compile(r"[ \t]{0,20}(?:[-*•]|\d{1,3}[.)])[ \t]+\S")
 
