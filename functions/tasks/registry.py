@@ -22,6 +22,7 @@ TASK_KINDS: Mapping[str, TaskKind] = {
     "image_analyze": TaskKind(analyze_image, timeout_seconds=120),
     "insights_refresh": TaskKind(refresh_insights, timeout_seconds=900),
     "image_files_delete": TaskKind(delete_files, timeout_seconds=120),
+    "files_delete": TaskKind(delete_files, timeout_seconds=120),
     "email": TaskKind(send_email, timeout_seconds=120),
     "auto_top_up": TaskKind(buy_automatic_top_up, timeout_seconds=120),
     "checkout_expire": TaskKind(expire_checkout, timeout_seconds=60),
