@@ -94,9 +94,7 @@ NewAuthor = Callable[..., Author]
 
 
 @pytest.fixture
-def new_author(
-    stack: Stack, as_role: AsRole, new_user: NewUser
-) -> Iterator[NewAuthor]:
+def new_author(stack: Stack, as_role: AsRole, new_user: NewUser) -> Iterator[NewAuthor]:
     """`new_author(plan="pro")`: somebody new."""
     opened: list[httpx.Client] = []
     with psycopg.connect(stack.admin_dsn, autocommit=True, row_factory=dict_row) as connection:

@@ -169,7 +169,9 @@ def test_an_organization_shares_its_documents(author: Author, new_author: NewAut
     answer = stranger.insert(organization_id=organization["id"])
     assert answer.status_code in (401, 403)
     # It outlives its author's account, as the organization's.
-    author.shelf.connection.execute("update public.documents set user_id = null where id = %s", [shared])
+    author.shelf.connection.execute(
+        "update public.documents set user_id = null where id = %s", [shared]
+    )
     assert contents(member.search("zebra")) == ["the shared zebra"]
     author.shelf.connection.execute(
         "delete from public.organization_members where user_id = %s", [member.id]
@@ -197,7 +199,9 @@ def test_passages_say_where_they_are_from(author: Author) -> None:
 
 
 def test_words_and_meaning_are_fused(author: Author) -> None:
-    author.indexed("an automobile on the road", "bread", "a road from the village to the town with a map")
+    author.indexed(
+        "an automobile on the road", "bread", "a road from the village to the town with a map"
+    )
     query = {"p_embedding": Jsonb(vector("vehicle")), "p_embedding_model": MODEL}
     assert author.search("vehicle")["results"] == []
     found = author.search("vehicle", **query)["results"]
@@ -269,12 +273,16 @@ def test_with_a_document_goes_what_is_of_it(author: Author, functions_url: str) 
     shelf = author.shelf
     [row] = shelf.rows("select storage_path from public.documents where id = %s", document_id)
     assert author.rest.delete("/documents", params={"id": f"eq.{document_id}"}).is_success
-    assert shelf.rows("select from public.document_chunks where document_id = %s", document_id) == []
+    assert (
+        shelf.rows("select from public.document_chunks where document_id = %s", document_id) == []
+    )
     # The worker deletes the object.
     wait_for(
-        lambda: not shelf.rows(
-            "select from storage.objects where bucket_id = 'documents' and name = %s",
-            row["storage_path"],
+        lambda: (
+            not shelf.rows(
+                "select from storage.objects where bucket_id = 'documents' and name = %s",
+                row["storage_path"],
+            )
         ),
         20,
     )

@@ -81,7 +81,9 @@ class Shelf:
     def add(self, project: str = "docs", **values: Any) -> str:
         """A public library; its id."""
         named = {"p_title": project, "p_source_kind": "git", "p_actor": "operator"} | values
-        return str(self.call("backend.library_add", f"/{self.mark}/{project}", **named)["library_id"])
+        return str(
+            self.call("backend.library_add", f"/{self.mark}/{project}", **named)["library_id"]
+        )
 
     def begin(self, library_id: str, version: str = "1.0", **values: Any) -> dict[str, Any]:
         named = {"p_embedding_model": MODEL, "p_dimensions": DIMENSIONS} | values

@@ -96,9 +96,7 @@ def test_a_search_reads_what_the_caller_may(shelf: Shelf, team: Team, new_user: 
     }
 
 
-def test_ids_of_others_versions_lead_nowhere(
-    shelf: Shelf, team: Team, new_user: NewUser
-) -> None:
+def test_ids_of_others_versions_lead_nowhere(shelf: Shelf, team: Team, new_user: NewUser) -> None:
     """private.find_my_chunks() is no way around: it asks who the caller is."""
     query = (
         b"select cardinality(private.find_my_chunks(array[%s]::uuid[], 'zebra', null, null, null,"
@@ -126,9 +124,7 @@ def test_who_leaves_or_is_suspended_reads_no_more(shelf: Shelf, team: Team) -> N
 
 @pytest.mark.parametrize("table", TABLES)
 @pytest.mark.parametrize("statement", ["insert", "update", "delete"])
-def test_nobody_writes_but_functions(
-    shelf: Shelf, team: Team, table: str, statement: str
-) -> None:
+def test_nobody_writes_but_functions(shelf: Shelf, team: Team, table: str, statement: str) -> None:
     text = {
         "insert": f"insert into public.{table} default values",
         "update": f"update public.{table} set organization_id = null",
@@ -150,9 +146,10 @@ def test_a_private_id_begins_with_the_slug(shelf: Shelf, team: Team) -> None:
     for library_id in ("/somebody/secrets", f"/{team.slug}x/secrets", "/react/react"):
         code = refused(shelf, "backend.library_add", library_id, "Secrets", "git", **named)
         assert code == "invalid_argument"
-    assert refused(
-        shelf, "backend.library_add", team.library_id, "Again", "git", **named
-    ) == "library_id_taken"
+    assert (
+        refused(shelf, "backend.library_add", team.library_id, "Again", "git", **named)
+        == "library_id_taken"
+    )
 
 
 def test_a_public_id_never_takes_a_slug(shelf: Shelf, team: Team) -> None:
@@ -170,9 +167,7 @@ def test_no_organization_takes_a_public_name(shelf: Shelf, reader: str) -> None:
     assert code_of(refusal.value) == "slug_taken"
 
 
-def test_a_name_goes_to_one_of_two_at_once(
-    shelf: Shelf, stack: Stack, new_user: NewUser
-) -> None:
+def test_a_name_goes_to_one_of_two_at_once(shelf: Shelf, stack: Stack, new_user: NewUser) -> None:
     """A public library and an organization of its name, at the same time."""
     founder = new_user().id
     outcomes = []
@@ -210,7 +205,8 @@ def test_a_name_goes_to_one_of_two_at_once(
 
 
 @pytest.mark.parametrize(
-    "library_id", ["docs", "/docs", "/a/b/c", "/../b", "/a/..", "/a b/c", "/a/" + "b" * 100, "/a/b%"],
+    "library_id",
+    ["docs", "/docs", "/a/b/c", "/../b", "/a/..", "/a b/c", "/a/" + "b" * 100, "/a/b%"],
     ids=["word", "one", "three", "dots", "parent", "space", "long", "percent"],
 )
 def test_what_is_no_id_is_refused(shelf: Shelf, library_id: str) -> None:
@@ -261,7 +257,9 @@ def named_libraries(shelf: Shelf) -> dict[str, str]:
         key: shelf.add(
             project.format(tail),
             p_title=title.format(tail),
-            p_values=Jsonb({"popularity_score": stars, "aliases": [f"py{tail}"] if stars > 9000 else []}),
+            p_values=Jsonb(
+                {"popularity_score": stars, "aliases": [f"py{tail}"] if stars > 9000 else []}
+            ),
         )
         for key, project, title, stars in (
             ("kit", "kit{}.js", "Kit{}.js", 9001),
@@ -295,9 +293,7 @@ def test_a_name_leads_to_its_library(
     assert all(0 < one["confidence"] <= 1 for one in found)
 
 
-def test_of_two_that_are_as_like_the_popular_one_is_surer(
-    shelf: Shelf, reader: str
-) -> None:
+def test_of_two_that_are_as_like_the_popular_one_is_surer(shelf: Shelf, reader: str) -> None:
     project = f"same{shelf.mark}"
     for stars in (5, 50000):
         shelf.call(
@@ -341,7 +337,11 @@ def test_a_library_says_where_it_stands(shelf: Shelf, reader: str) -> None:
     answer = shelf.search(reader, "zebra", old)
     assert (answer["step"], answer["progress"]) == ("indexing", 40)
     shelf.call(
-        "backend.library_version_fail", begun["version_id"], begun["crawl"], "too_large", "Too large"
+        "backend.library_version_fail",
+        begun["version_id"],
+        begun["crawl"],
+        "too_large",
+        "Too large",
     )
     assert state(old) == ("failed", 404)
     shelf.call("backend.library_move", old, new, "operator")
@@ -387,7 +387,10 @@ def test_a_crawl_is_seen_when_it_is_finished(shelf: Shelf, reader: str) -> None:
     before = chunks_of(shelf, begun)
     again = shelf.begin(library_id)
     assert (again["version_id"], again["crawl"]) == (begun["version_id"], 2)
-    assert shelf.put(again, chunk("zebra stays"), chunk("zebra comes", 4)) == {"added": 1, "kept": 1}
+    assert shelf.put(again, chunk("zebra stays"), chunk("zebra comes", 4)) == {
+        "added": 1,
+        "kept": 1,
+    }
     shelf.embed(again["version_id"])
     query = {"p_embedding": Jsonb(vector("zebra")), "p_embedding_model": MODEL}
     for extra in ({}, query):
@@ -468,7 +471,11 @@ def test_a_crawl_that_fails_leaves_what_was_there(shelf: Shelf, reader: str) -> 
     again = shelf.begin(begun["library_id"])
     shelf.put(again, chunk("zebra after", 2))
     shelf.call(
-        "backend.library_version_fail", again["version_id"], again["crawl"], "too_large", "Too large"
+        "backend.library_version_fail",
+        again["version_id"],
+        again["crawl"],
+        "too_large",
+        "Too large",
     )
     answer = shelf.search(reader, "zebra", begun["library_id"])
     assert contents(answer) == ["zebra before"]
@@ -536,8 +543,12 @@ def test_libraries_are_crawled_again_when_it_is_time(shelf: Shelf) -> None:
     library_id = shelf.publish(chunk("zebra"), p_values=Jsonb({"refresh_seconds": 7200}))[
         "library_id"
     ]
-    archive = shelf.publish(chunk("zebra"), project="archive", p_source_kind="archive")["library_id"]
-    shelf.connection.execute("delete from private.tasks where key in (%s, %s)", [library_id, archive])
+    archive = shelf.publish(chunk("zebra"), project="archive", p_source_kind="archive")[
+        "library_id"
+    ]
+    shelf.connection.execute(
+        "delete from private.tasks where key in (%s, %s)", [library_id, archive]
+    )
     [row] = shelf.rows(
         "select next_refresh_at - now() between interval '1 hour' and interval '2 hours' as is_soon"
         " from public.libraries where id = %s",
@@ -580,7 +591,9 @@ def test_snapshots_go_with_what_they_are_of(shelf: Shelf) -> None:
 
 
 def test_another_model_takes_over_when_it_is_whole(shelf: Shelf, reader: str) -> None:
-    begun = shelf.publish(*(chunk(f"zebra {word}", n * 2) for n, word in enumerate(("a", "b", "c"))))
+    begun = shelf.publish(
+        *(chunk(f"zebra {word}", n * 2) for n, word in enumerate(("a", "b", "c")))
+    )
     version_id, library_id = begun["version_id"], begun["library_id"]
     old = {"p_embedding": Jsonb(vector("zebra")), "p_embedding_model": MODEL}
     new = {"p_embedding": Jsonb(vector("zebra", 32)), "p_embedding_model": "other-32"}
@@ -592,13 +605,17 @@ def test_another_model_takes_over_when_it_is_whole(shelf: Shelf, reader: str) ->
     assert begun_again == {"model": "other-32", "is_switched": False, "missing": 3}
     missing = shelf.call("backend.library_embeddings_missing", version_id)
     assert (missing["model"], missing["dimensions"], missing["missing"]) == ("other-32", 32, 3)
-    vectors = [{"id": one["id"], "embedding": vector(one["content"], 32)} for one in missing["chunks"]]
+    vectors = [
+        {"id": one["id"], "embedding": vector(one["content"], 32)} for one in missing["chunks"]
+    ]
     put = shelf.call("backend.library_embeddings_put", version_id, "other-32", Jsonb(vectors[:2]))
     assert put == {"stored": 2, "missing": 1, "is_switched": False}
     assert (found(old), found(new)) == (3, 0)
     # A chunk that comes meanwhile needs both, and the one that serves first.
     again = shelf.begin(library_id)
-    shelf.put(again, *(chunk(f"zebra {word}", n * 2) for n, word in enumerate(("a", "b", "c", "d"))))
+    shelf.put(
+        again, *(chunk(f"zebra {word}", n * 2) for n, word in enumerate(("a", "b", "c", "d")))
+    )
     assert shelf.call("backend.library_embeddings_missing", version_id)["model"] == MODEL
     shelf.embed(version_id)
     shelf.finish(again)
@@ -763,12 +780,12 @@ def test_keys_are_asked_for_their_scope_and_limits(shelf: Shelf, team: Team) -> 
     code = refused(shelf, "backend.library_query_begin", "zebra", team.library_id, p_key_hash=chat)
     assert code == "insufficient_scope"
     docs = key(scopes=["libraries"], rate_limit_per_minute=2)
-    answer = shelf.call(
-        "backend.library_query", "zebra", team.library_id, p_key_hash=docs
-    )
+    answer = shelf.call("backend.library_query", "zebra", team.library_id, p_key_hash=docs)
     assert contents(answer) == ["the zebra is hidden in the cellar"]
     codes = [
-        shelf.call("backend.library_query_begin", "zebra", team.library_id, p_key_hash=docs)["state"]
+        shelf.call("backend.library_query_begin", "zebra", team.library_id, p_key_hash=docs)[
+            "state"
+        ]
         for _ in range(2)
     ]
     assert codes == ["ready", "ready"]
