@@ -88,7 +88,7 @@ async def generate_image(payload: dict[str, Json], context: TaskContext) -> dict
 
 
 async def delete_files(payload: dict[str, Json], context: TaskContext) -> dict[str, Json]:
-    """Delete objects of a bucket, "images" unless named. Raises TaskRejectedError, TaskRetryError."""
+    """Delete objects of a bucket. Raises TaskRejectedError, TaskRetryError."""
     paths, bucket = payload.get("paths"), payload.get("bucket", BUCKET)
     if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
         raise TaskRejectedError("the payload names no paths")

@@ -1,4 +1,4 @@
--- Where Realtime has its publication, it publishes every public table that clients read and may wait for, and nothing else.
+-- Where Realtime has its publication, it publishes every public table that clients read, chunks apart.
 -- Mend: alter publication supabase_realtime add (or drop) table …, in the migration of Realtime.
 with readable as (
   -- Partitioned tables would publish their partitions, which are private.

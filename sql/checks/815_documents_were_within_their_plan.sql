@@ -5,7 +5,10 @@ select
   jsonb_build_object('documents', count(*), 'limit', private.plan_limit(d.user_id, d.organization_id, 'max_documents'))
     as detail
 from (
-  select case when o.organization_id is null then o.user_id end as user_id, o.organization_id, o.created_at
+  select
+    o.organization_id,
+    o.created_at,
+    case when o.organization_id is null then o.user_id end as user_id
   from public.documents as o
 ) as d
 left join public.profiles as p on p.id = d.user_id

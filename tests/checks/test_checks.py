@@ -624,7 +624,8 @@ def version_of(scene: Scene, vendor: str = "a-shelf") -> str:
     )
     scene.execute(
         "select backend.library_chunks_put(%s, 1, jsonb_build_array(jsonb_build_object("
-        "'chunk_index', 0, 'source_path', 'a', 'content', 'x', 'type', 'guide', 'token_count', 1)))",
+        "'chunk_index', 0, 'source_path', 'a', 'content', 'x', 'type', 'guide',"
+        " 'token_count', 1)))",
         version_id,
     )
     scene.execute("select backend.library_version_finish(%s, 1)", version_id)
