@@ -88,12 +88,14 @@ async def generate_image(payload: dict[str, Json], context: TaskContext) -> dict
 
 
 async def delete_files(payload: dict[str, Json], context: TaskContext) -> dict[str, Json]:
-    """Delete objects of the bucket. Raises TaskRejectedError, TaskRetryError."""
-    paths = payload.get("paths")
+    """Delete objects of a bucket. Raises TaskRejectedError, TaskRetryError."""
+    paths, bucket = payload.get("paths"), payload.get("bucket", BUCKET)
     if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
         raise TaskRejectedError("the payload names no paths")
+    if not isinstance(bucket, str):
+        raise TaskRejectedError("the payload names no bucket")
     try:
-        async with open_storage(context.settings, BUCKET) as storage:
+        async with open_storage(context.settings, bucket) as storage:
             await storage.delete([str(path) for path in paths])
     except SettingsError as error:
         raise TaskRejectedError(str(error)) from None

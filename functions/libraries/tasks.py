@@ -29,10 +29,6 @@ ONLY_VERSION = "latest"
 """Of a source that names no version."""
 
 
-OURS = frozenset({BUCKET, "documents"})
-"""Buckets whose objects are deleted by delete_objects()."""
-
-
 @dataclass(frozen=True)
 class Fetched:
     """What a source has now."""
@@ -93,21 +89,6 @@ async def crawl_library(payload: dict[str, Json], context: TaskContext) -> dict[
         "vectors": result.vectors,
         "skipped": dict(skipped.counts),
     }
-
-
-async def delete_objects(payload: dict[str, Json], context: TaskContext) -> dict[str, Json]:
-    """Delete objects of a bucket that nobody needs. Raises TaskRejectedError, TaskRetryError."""
-    bucket, paths = payload.get("bucket"), payload.get("paths")
-    if bucket not in OURS or not isinstance(paths, list):
-        raise TaskRejectedError("the payload names no objects of ours")
-    try:
-        async with open_storage(context.settings, str(bucket)) as storage:
-            await storage.delete([str(path) for path in paths])
-    except SettingsError as error:
-        raise TaskRejectedError(str(error)) from None
-    except StorageError:
-        raise TaskRetryError("StorageError", seconds=RETRY_SECONDS) from None
-    return {"count": len(paths)}
 
 
 async def _fetched(context: TaskContext, source: dict[str, Any], skipped: Skipped) -> Fetched:

@@ -13,7 +13,7 @@ from functions.billing.tasks import (
 )
 from functions.images.analysis import analyze_image, refresh_insights
 from functions.images.tasks import delete_files, generate_image
-from functions.libraries.tasks import crawl_library, delete_objects
+from functions.libraries.tasks import crawl_library
 from functions.notifications.tasks import send_email, send_event
 from functions.provider_keys.tasks import check_idle_key
 from functions.tasks.context import TaskKind
@@ -24,7 +24,7 @@ TASK_KINDS: Mapping[str, TaskKind] = {
     "insights_refresh": TaskKind(refresh_insights, timeout_seconds=900, share=1 / 16),
     "image_files_delete": TaskKind(delete_files, timeout_seconds=120),
     "library_crawl": TaskKind(crawl_library, timeout_seconds=3600, share=1 / 8),
-    "files_delete": TaskKind(delete_objects, timeout_seconds=120),
+    "files_delete": TaskKind(delete_files, timeout_seconds=120),
     "email": TaskKind(send_email, timeout_seconds=120),
     "auto_top_up": TaskKind(buy_automatic_top_up, timeout_seconds=120),
     "checkout_expire": TaskKind(expire_checkout, timeout_seconds=60),

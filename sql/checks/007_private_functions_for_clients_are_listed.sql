@@ -13,12 +13,15 @@ where p.pronamespace = 'private'::regnamespace
     -- The default of ids that clients leave out.
     'uuid7',
     -- Functions in public wrap these.
-    'accept_invitation', 'api_key_usage', 'cancel_my_generation', 'change_member_role', 'create_api_key',
-    'create_my_agent', 'create_my_conversation', 'create_organization', 'delete_my_agent', 'delete_my_conversation',
-    'generation_cost', 'invite_member', 'leave_organization', 'my_conversation_thread', 'my_conversations',
-    'my_credit_balance', 'my_credit_statement', 'my_generation_stats', 'my_organization_agents',
-    'my_organization_customer_id', 'my_public_agents', 'my_usage_report', 'organization_people', 'remove_member',
-    'restore_my_conversation', 'revoke_api_key', 'revoke_invitation', 'rotate_api_key', 'select_my_branch',
-    'set_member_budget', 'set_my_auto_top_up', 'set_my_low_balance_threshold', 'set_my_monthly_budget',
-    'suggest_prompts', 'trends', 'update_api_key', 'update_my_agent', 'update_my_conversation', 'update_organization'
+    'accept_invitation', 'answer_tokens', 'api_key_usage', 'cancel_my_generation', 'change_member_role',
+    'chunks_answer', 'create_api_key', 'create_my_agent', 'create_my_conversation', 'create_organization',
+    'delete_my_agent', 'delete_my_conversation', 'documentation_scope', 'documents_answer', 'find_my_chunks',
+    'find_my_documents_chunks', 'generation_cost', 'grams_of', 'invite_member', 'leave_organization',
+    'library_state', 'my_conversation_thread', 'my_conversations', 'my_credit_balance', 'my_credit_statement',
+    'my_document_uploaded', 'my_generation_stats', 'my_organization_agents', 'my_organization_customer_id',
+    'my_public_agents', 'my_usage_report', 'names_in', 'organization_people', 'ranked_libraries', 'remove_member',
+    'resolved_libraries', 'restore_my_conversation', 'revoke_api_key', 'revoke_invitation', 'rotate_api_key',
+    'select_my_branch', 'set_member_budget', 'set_my_auto_top_up', 'set_my_low_balance_threshold',
+    'set_my_monthly_budget', 'suggest_prompts', 'trends', 'update_api_key', 'update_my_agent',
+    'update_my_conversation', 'update_organization'
   );

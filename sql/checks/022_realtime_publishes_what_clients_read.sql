@@ -1,4 +1,4 @@
--- Where Realtime has its publication, it publishes every public table that clients read, and nothing else.
+-- Where Realtime has its publication, it publishes every public table that clients read, chunks apart.
 -- Mend: alter publication supabase_realtime add (or drop) table …, in the migration of Realtime.
 with readable as (
   -- Partitioned tables would publish their partitions, which are private.
@@ -6,6 +6,8 @@ with readable as (
   from pg_class as c
   where c.relnamespace = 'public'::regnamespace
     and c.relkind = 'r'
+    -- Nobody waits for a chunk, and a crawl writes many thousands: what tells of it is its library, or its document.
+    and c.relname not in ('documentation_chunks', 'document_chunks')
     and (
       has_any_column_privilege('anon', c.oid, 'select') or has_any_column_privilege('authenticated', c.oid, 'select')
     )

@@ -4,7 +4,7 @@
 -- outlives a month is its rollup, public.api_usage (chapter 0830).
 
 insert into private.settings (name, value, description) values
-('usage_address_days', '30', 'Days after which a usage row forgets the IP address and the user agent of its request, and what a tool was asked.'),
+('usage_address_days', '30', 'Days after which a usage row forgets IP address, user agent and question.'),
 ('usage_months', '13', 'Calendar months (UTC) of usage rows that are kept besides the current one; rollups stay.');
 
 create table public.usage_logs (

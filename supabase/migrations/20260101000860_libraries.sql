@@ -20,8 +20,8 @@
 -- Locks: organization, library, version, then its chunks in the order of path and hash.
 
 insert into private.settings (name, value, description) values
-('library_query_cache_seconds', '3600', 'Seconds for which an answer from documentation is given again to the same tenant.'),
-('library_resolve_cache_seconds', '300', 'Seconds for which the libraries found for a name are given again to the same tenant.'),
+('library_query_cache_seconds', '3600', 'Seconds for which an answer is given again to the same tenant.'),
+('library_resolve_cache_seconds', '300', 'Seconds for which libraries found are given again to the same tenant.'),
 ('library_refresh_seconds', '604800', 'Seconds after which a library is crawled again, unless it says otherwise.'),
 ('library_query_tokens', '5000', 'Tokens of an answer from documentation, unless the question says otherwise.'),
 ('library_query_tokens_max', '50000', 'Most tokens of one answer from documentation.');
@@ -155,7 +155,8 @@ create table public.library_versions (
   constraint etag_is_short check (char_length(etag) between 1 and 500),
   constraint snapshot_path_is_short check (char_length(snapshot_path) between 1 and 500),
   constraint a_model_has_its_dimensions check (
-    num_nonnulls(embedding_model, dimensions) in (0, 2) and num_nonnulls(next_embedding_model, next_dimensions) in (0, 2)
+    num_nonnulls(embedding_model, dimensions) in (0, 2)
+    and num_nonnulls(next_embedding_model, next_dimensions) in (0, 2)
   ),
   constraint dimensions_are_between_1_and_1536 check (
     dimensions between 1 and 1536 and next_dimensions between 1 and 1536
@@ -425,7 +426,7 @@ $$;
 
 comment on function private.split_names(text[]) is 'Words that names are made of: DataFrame.sort_values is data frame sort values.';
 
-create function private.name_vector(p_names text[], p_weight "char") returns tsvector
+create function private.name_vector(p_names text[], p_weight text) returns tsvector
 language plpgsql immutable set search_path = ''
 as $$
 begin
@@ -437,7 +438,7 @@ begin
 end
 $$;
 
-comment on function private.name_vector(text[], "char") is 'Names as they are searched for, with a weight.';
+comment on function private.name_vector(text[], text) is 'Names as they are searched for, with a weight.';
 
 create function private.documentation_words(p_chunk public.documentation_chunks) returns tsvector
 language plpgsql immutable set search_path = ''

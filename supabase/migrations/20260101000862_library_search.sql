@@ -187,7 +187,9 @@ $$;
 comment on function private.resolved_libraries(uuid[], text, text, integer) is
 'Libraries of everybody and of these organizations whose name is like the one given, surest first. As the caller, so that row level security is asked, too.';
 
-create function public.resolve_library(p_query text default null, p_library_name text default null, p_limit integer default 10)
+create function public.resolve_library(
+  p_query text default null, p_library_name text default null, p_limit integer default 10
+)
 returns jsonb
 language sql stable set search_path = ''
 as $$
@@ -282,7 +284,9 @@ comment on function private.documentation_scope(uuid[], text, text) is
 -- Words
 -- ---------------------------------------------------------------------------------------------------------------
 
-create type private.search_term as (query tsquery, word text, is_prefix boolean, weight double precision, chunks bigint);
+create type private.search_term as (
+  query tsquery, word text, is_prefix boolean, weight double precision, chunks bigint
+);
 
 comment on type private.search_term is 'A word of a question: how it is looked for, how much it counts, and how many chunks have it.';
 

@@ -440,6 +440,22 @@ $$;
 comment on function backend.library_progress(uuid, integer, integer, text) is
 'Notes how far a crawl is, in per cent, and whether it is crawling or indexing. 409 crawl_superseded where it is no longer wanted.';
 
+create function private.count_version(p_version_id uuid) returns void
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+  update public.library_versions as v
+  set (total_chunks, total_snippets, total_tokens) = (
+    select count(*), count(*) filter (where c.content_type = 'snippet'), coalesce(sum(c.token_count), 0)
+    from public.documentation_chunks as c
+    where c.library_version_id = p_version_id and c.added_in <= v.crawl
+  )
+  where v.id = p_version_id;
+end
+$$;
+
+comment on function private.count_version(uuid) is 'Counts what readers see of a version.';
+
 create function backend.library_version_finish(
   p_version_id uuid, p_crawl integer, p_is_latest boolean default true, p_values jsonb default '{}'
 ) returns jsonb
@@ -448,17 +464,10 @@ as $$
 declare
   v_version public.library_versions := private.crawled_version(p_version_id, p_crawl, true);
   v_removed integer;
-  v_totals record;
 begin
   delete from public.documentation_chunks as c where c.library_version_id = p_version_id and c.seen_in < p_crawl;
   get diagnostics v_removed = row_count;
-  select
-    count(*) as chunks, count(*) filter (where c.content_type = 'snippet') as snippets,
-    coalesce(sum(c.token_count), 0) as tokens
-  into v_totals
-  from public.documentation_chunks as c
-  where c.library_version_id = p_version_id;
-  if v_totals.chunks = 0 then
+  if not exists (select from public.documentation_chunks as c where c.library_version_id = p_version_id) then
     perform private.fail(409, 'library_is_empty', 'Nothing was found that could be searched.');
   end if;
 
@@ -481,12 +490,12 @@ begin
     is_latest = v.is_latest or p_is_latest or not exists (
       select from public.library_versions as o where o.library_id = v.library_id and o.is_latest
     ),
-    total_chunks = v_totals.chunks, total_snippets = v_totals.snippets, total_tokens = v_totals.tokens,
     etag = p_values ->> 'etag', source_revision = p_values ->> 'source_revision',
     snapshot_path = coalesce(p_values ->> 'snapshot_path', v.snapshot_path),
     release_date = coalesce((p_values ->> 'release_date')::date, v.release_date)
-  where v.id = p_version_id
-  returning v.* into v_version;
+  where v.id = p_version_id;
+  perform private.count_version(p_version_id);
+  select v.* into v_version from public.library_versions as v where v.id = p_version_id;
   update public.libraries as l
   set state = 'ready', progress = 100, last_crawled_at = now(),
     next_refresh_at = case
@@ -519,6 +528,9 @@ begin
   update public.library_versions as v
   set state = 'failed', next_crawl = null, error_code = p_error_code, error_message = left(p_error_message, 500)
   where v.id = p_version_id;
+  -- It may have found that what is served is of another type.
+  perform private.count_version(p_version_id);
+  perform private.count_library(v_version.library_id);
   update public.libraries as l
   set state = 'failed', error_code = p_error_code, error_message = left(p_error_message, 500),
     next_refresh_at = case

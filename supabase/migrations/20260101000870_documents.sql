@@ -231,6 +231,11 @@ begin
   if new.file_size > v_most then
     perform private.fail(400, 'document_too_large', 'The document is too large.',
       jsonb_build_object('param', 'file_size', 'maximum', v_most));
+  elsif not exists (
+    select from storage.buckets as b where b.id = 'documents' and new.mime_type = any(b.allowed_mime_types)
+  ) then
+    perform private.fail(400, 'document_type_unknown', 'Documents of this type cannot be searched.',
+      '{"param": "mime_type"}');
   end if;
   -- Where it lies is not the client's to say.
   new.storage_path := format(
@@ -242,7 +247,7 @@ end
 $$;
 
 comment on function private.place_document() is
-'Trigger: where the file of a document goes, in the folder of its owner; 400 document_too_large.';
+'Trigger: where the file of a document goes, in the folder of its owner; 400 document_too_large, document_type_unknown.';
 
 create trigger documents_have_their_place
 before insert on public.documents
@@ -331,7 +336,10 @@ begin
       select o.id
       from private.organization_ids_of(
         p_caller.user_id, p_caller.organization_id,
-        case when p_is_writing and d.user_id is distinct from p_caller.user_id then '{owner,admin}' else '{owner,admin,member}' end
+        case
+          when p_is_writing and d.user_id is distinct from p_caller.user_id then array['owner', 'admin']
+          else array['owner', 'admin', 'member']
+        end
       ) as o (id)
     )
   )
@@ -646,9 +654,6 @@ begin
 exception
   when check_violation or not_null_violation then
     get stacked diagnostics v_constraint = constraint_name;
-    if v_constraint = 'mime_type_is_known' then
-      perform private.fail(400, 'document_type_unknown', 'Documents of this type cannot be searched.', '{"param": "mime_type"}');
-    end if;
     perform private.fail(400, 'invalid_argument', 'A value of the document is not allowed.',
       jsonb_build_object('constraint', v_constraint));
 end

@@ -2,7 +2,8 @@
 --
 -- Hosted Supabase has the publication; where it is absent nothing happens, and nothing depends on it: who does not
 -- listen polls. A table that clients begin to read is added here (sql/checks/022 finds one that is not). usage_logs is
--- left out: it is partitioned, and its partitions are private.
+-- left out: it is partitioned, and its partitions are private. So are the chunks of libraries and documents: there are
+-- many, and nobody waits for one.
 
 do $$
 declare
@@ -13,8 +14,8 @@ begin
   end if;
   foreach v_table in array array[
     'agents', 'api_keys', 'api_usage', 'auto_top_ups', 'billing_alerts', 'conversations', 'credit_accounts',
-    'credit_lots', 'credit_packs', 'credit_purchases', 'credit_transactions', 'generated_images',
-    'image_analysis', 'image_generations', 'invoices', 'messages',
+    'credit_lots', 'credit_packs', 'credit_purchases', 'credit_transactions', 'documents', 'generated_images',
+    'image_analysis', 'image_generations', 'invoices', 'libraries', 'library_versions', 'messages',
     'model_providers', 'models', 'organization_invitations', 'organization_members', 'organizations',
     'payment_methods', 'payments', 'plans', 'profiles', 'prompt_suggestions', 'provider_key_uses', 'provider_keys',
     'subscriptions', 'user_favorites', 'user_model_preferences', 'user_preferences', 'webhook_deliveries',

@@ -603,3 +603,169 @@ def _(scene: Scene) -> str:
         "update public.credit_accounts set top_up_below = 5 where id = %s", scene.payer.account_id
     )
     return scene.payer.account_id
+
+
+# Libraries and documents -------------------------------------------------------------------------
+
+
+def version_of(scene: Scene, vendor: str = "a-shelf") -> str:
+    """A public library that can be searched, with one chunk; the id of its version."""
+    library_id = f"/{vendor}/docs"
+    scene.execute(
+        "select backend.library_add(%s, 'Docs', 'git', p_actor => 'operator')", library_id
+    )
+    scene.execute("select backend.library_version_begin(%s, '1.0', 'probe', 1)", library_id)
+    version_id = str(
+        one(
+            scene.db,
+            "select id::text from public.library_versions where library_id = %s",
+            library_id,
+        )
+    )
+    scene.execute(
+        "select backend.library_chunks_put(%s, 1, jsonb_build_array(jsonb_build_object("
+        "'chunk_index', 0, 'source_path', 'a', 'content', 'x', 'type', 'guide',"
+        " 'token_count', 1)))",
+        version_id,
+    )
+    scene.execute("select backend.library_version_finish(%s, 1)", version_id)
+    return version_id
+
+
+def document_of(scene: Scene, state: str = "ready") -> str:
+    """A document of a person, without a file; its id."""
+    scene.db.execute(
+        "update public.profiles set plan_id = (select id from public.plans"
+        " where slug = 'business') where id = %s",
+        [scene.payer.user],
+    )
+    query = (
+        "insert into public.documents (user_id, name, original_filename, mime_type, file_size,"
+        " state, indexed_at) values (%s, 'n', 'n.txt', 'text/plain', 1, %s, now())"
+        " returning id::text"
+    )
+    return str(one(scene.db, query, scene.payer.user, state))
+
+
+@found_by("801_versions_count_their_chunks")
+def _(scene: Scene) -> str:
+    version_id = version_of(scene)
+    scene.execute(
+        "delete from public.documentation_chunks where library_version_id = %s", version_id
+    )
+    return version_id
+
+
+@found_by("802_libraries_count_their_versions")
+def _(scene: Scene) -> str:
+    version_of(scene)
+    scene.execute("update public.libraries set total_tokens = 7 where id = '/a-shelf/docs'")
+    return "/a-shelf/docs"
+
+
+@found_by("803_libraries_have_one_latest_version")
+def _(scene: Scene) -> str:
+    scene.execute(
+        "update public.library_versions set is_latest = false where id = %s", version_of(scene)
+    )
+    return "/a-shelf/docs"
+
+
+@found_by("804_library_ids_keep_to_their_owner")
+def _(scene: Scene) -> str:
+    version_of(scene)
+    scene.db.execute("set local session_replication_role = replica")
+    scene.execute(
+        "update public.libraries set organization_id = %s where id = '/a-shelf/docs'",
+        scene.payer.organization_id,
+    )
+    scene.db.execute("set local session_replication_role = origin")
+    return "/a-shelf/docs"
+
+
+@found_by("805_documentation_is_its_librarys")
+def _(scene: Scene) -> str:
+    version_id = version_of(scene)
+    scene.execute(
+        "update public.library_versions set organization_id = %s where id = %s",
+        scene.payer.organization_id,
+        version_id,
+    )
+    return version_id
+
+
+@found_by("806_vectors_are_of_a_model_in_use")
+def _(scene: Scene) -> str:
+    query = (
+        "insert into private.documentation_embeddings"
+        " (chunk_id, model, library_version_id, embedding)"
+        " select id, 'gone', library_version_id, private.padded_vector('[1]')"
+        " from public.documentation_chunks where library_version_id = %s returning chunk_id::text"
+    )
+    return str(one(scene.db, query, version_of(scene)))
+
+
+@found_by("807_crawls_come_to_an_end")
+def _(scene: Scene) -> str:
+    version_id = version_of(scene)
+    scene.execute("select backend.library_version_begin('/a-shelf/docs', '1.0')")
+    scene.db.execute("set local session_replication_role = replica")
+    scene.execute(
+        "update public.library_versions set updated_at = now() - interval '25 hours' where id = %s",
+        version_id,
+    )
+    scene.db.execute("set local session_replication_role = origin")
+    return version_id
+
+
+@found_by("808_snapshots_have_their_version")
+def _(scene: Scene) -> str:
+    scene.execute(
+        "insert into storage.objects (bucket_id, name, created_at)"
+        " values ('libraries', 'nobody/nothing.tar', now() - interval '25 hours')"
+    )
+    return "nobody/nothing.tar"
+
+
+@found_by("811_documents_count_their_chunks")
+def _(scene: Scene) -> str:
+    document_id = document_of(scene)
+    scene.execute("update public.documents set chunk_count = 3 where id = %s", document_id)
+    return document_id
+
+
+@found_by("812_documents_have_their_file")
+def _(scene: Scene) -> str:
+    return document_of(scene)
+
+
+@found_by("813_files_have_their_document")
+def _(scene: Scene) -> str:
+    scene.execute(
+        "insert into storage.objects (bucket_id, name) values ('documents', 'nobody/nothing/x')"
+    )
+    return "nobody/nothing/x"
+
+
+@found_by("814_documents_in_progress_have_their_task")
+def _(scene: Scene) -> str:
+    document_id = document_of(scene, "queued")
+    scene.db.execute("set local session_replication_role = replica")
+    scene.execute(
+        "update public.documents set updated_at = now() - interval '11 minutes' where id = %s",
+        document_id,
+    )
+    scene.db.execute("set local session_replication_role = origin")
+    return document_id
+
+
+@found_by("815_documents_were_within_their_plan")
+def _(scene: Scene) -> str:
+    document_of(scene)
+    scene.db.execute("set local session_replication_role = replica")
+    scene.execute(
+        "update public.profiles set plan_id = null where id = %s",
+        scene.payer.user,
+    )
+    scene.db.execute("set local session_replication_role = origin")
+    return str(scene.payer.user)

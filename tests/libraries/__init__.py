@@ -1,1 +1,1 @@
-"""Tests of reading, cutting and screening documentation."""
+"""Tests of libraries: reading, cutting and screening, what is kept, and the search."""

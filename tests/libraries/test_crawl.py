@@ -20,7 +20,7 @@ from functions.libraries import tasks
 from functions.libraries.embedding.lexical import NAME, embed
 from functions.libraries.errors import ParseError
 from functions.libraries.sources.packages import npm_package, python_package
-from functions.libraries.tasks import BUCKET, crawl_library, delete_objects
+from functions.libraries.tasks import BUCKET, crawl_library
 from functions.tasks.context import TaskContext, TaskRejectedError, TaskRetryError
 from local.stack import Stack
 from tests.chat.conftest import settings_of
@@ -297,15 +297,6 @@ async def test_a_name_that_is_none_is_not_asked_for(name: str) -> None:
             await find(http, "http://127.0.0.1:9", name)
         assert refused.value.code == "unknown_package"
     await http.aclose()
-
-
-async def test_objects_are_deleted_from_our_buckets_alone(worker: Worker) -> None:
-    path = await worker.upload(b"x")
-    done = await delete_objects({"bucket": BUCKET, "paths": [path]}, worker.context())
-    assert done == {"count": 1}
-    for payload in ({"bucket": "images", "paths": [path]}, {"bucket": BUCKET}, {}):
-        with pytest.raises(TaskRejectedError):
-            await delete_objects(payload, worker.context())
 
 
 async def test_storage_that_does_not_answer_is_tried_again(shelf: Shelf, worker: Worker) -> None:

@@ -314,9 +314,9 @@ def test_what_is_no_vector_is_refused(shelf: Shelf, reader: str, embedding: str)
     assert getattr(refusal.value, "sqlstate", None) == "PT400"
 
 
-def test_the_index_finds_what_is_nearest(shelf: Shelf, reader: str) -> None:
+def test_the_index_finds_what_is_nearest(shelf: Shelf) -> None:
     """Recall of the graph against every vector looked at, also for the hundredth part of them."""
-    random_numbers = random.Random(7)
+    random_numbers = random.Random(7)  # noqa: S311
     large, small = (
         shelf.publish(chunk("x"), project="large"),
         shelf.publish(chunk("x"), project="small"),

@@ -44,6 +44,14 @@ ROWS: dict[str, dict[str, LiteralString]] = {
         "organization": "user_id = %(founder)s",
     },
     "private.cron_jobs": {"shared": "name = %(job)s"},
+    "private.documentation_embeddings": {
+        "organization": "library_version_id = %(organization_version)s",
+        "shared": "library_version_id = %(version)s",
+    },
+    "private.documentation_words": {
+        "organization": "library_version_id = %(organization_version)s",
+        "shared": "library_version_id = %(version)s",
+    },
     "private.email_deliveries": {
         "owner": "user_id = %(owner)s",
         "organization": "invitation_id = %(invitation)s",
@@ -51,6 +59,10 @@ ROWS: dict[str, dict[str, LiteralString]] = {
     "private.idempotent_requests": {
         "owner": "user_id = %(owner)s",
         "organization": "user_id = %(founder)s",
+    },
+    "private.library_answers": {
+        "organization": "library_id = %(organization_library)s",
+        "shared": "library_id = %(library)s",
     },
     "private.member_spending": {"organization": "organization_id = %(organization)s"},
     "private.message_words": {
@@ -144,6 +156,19 @@ ROWS: dict[str, dict[str, LiteralString]] = {
         "owner": "account_id = %(owner_account)s",
         "organization": "account_id = %(organization_account)s",
     },
+    "public.document_chunks": {
+        "owner": "user_id = %(owner)s",
+        "organization": "organization_id = %(organization)s",
+    },
+    "public.documentation_chunks": {
+        "organization": "library_version_id = %(organization_version)s",
+        "shared": "library_version_id = %(version)s",
+    },
+    # That of the organization is its founder's.
+    "public.documents": {
+        "owner": "user_id = %(owner)s",
+        "organization": "organization_id = %(organization)s",
+    },
     "public.generated_images": {
         "owner": "user_id = %(owner)s",
         "organization": "organization_id = %(organization)s",
@@ -161,6 +186,14 @@ ROWS: dict[str, dict[str, LiteralString]] = {
     "public.invoices": {
         "owner": "user_id = %(owner)s",
         "organization": "organization_id = %(organization)s",
+    },
+    "public.libraries": {
+        "organization": "id = %(organization_library)s",
+        "shared": "id = %(library)s",
+    },
+    "public.library_versions": {
+        "organization": "id = %(organization_version)s",
+        "shared": "id = %(version)s",
     },
     "public.messages": {
         "owner": "conversation_id = %(owner_conversation)s",
@@ -284,6 +317,7 @@ def build(connection: psycopg.Connection) -> World:
         )["id"]
         ids[f"{name}_provider_key"] = _bring(connection, user or ids["founder"], organization)
         _draw(connection, user or ids["founder"], organization)
+        _file(connection, user or ids["founder"], organization)
         connection.execute(
             "insert into private.ad_rewards (transaction_id, user_id, ad_unit, credits)"
             " values (%s, %s, 'unit', 1)",
@@ -292,6 +326,10 @@ def build(connection: psycopg.Connection) -> World:
         ids[f"{name}_conversation"] = _talk(connection, user or ids["founder"], organization)
         _call(connection, "private.notify", user, organization, "receipt", Jsonb({}), mark)
         _call(connection, "private.raise_alert", user, organization, "low_balance", mark, 50, 49)
+    ids["library"], ids["version"] = _document(connection, f"/v{mark}/docs", ids["owner"])
+    ids["organization_library"], ids["organization_version"] = _document(
+        connection, f"/{ids['slug']}/docs", ids["founder"], ids["slug"]
+    )
     _reckon(connection, ids["founder"])
     _call(connection, "backend.cron_claim", Jsonb({ids["job"]: 3600}), "worker", 60)
     event = {
@@ -479,6 +517,73 @@ def _draw(connection: psycopg.Connection, user: str, organization: str | None) -
     _as(connection, user)
     assert len(_call(connection, "public.suggest_prompts")) == 1
     _as(connection, None)
+
+
+def _document(
+    connection: psycopg.Connection, library_id: str, user: str, organization: str | None = None
+) -> tuple[str, str]:
+    """A library with a chunk that somebody asked for: ids of the library and its version."""
+    who = {"p_user_id": user, "p_organization": organization} if organization else {}
+    _call(
+        connection,
+        "backend.library_add",
+        library_id,
+        "Docs",
+        "git",
+        **(who or {"p_actor": "operator"}),
+    )
+    begun = _call(connection, "backend.library_version_begin", library_id, "1.0", "probe", 1)
+    version = begun["version_id"]
+    chunk = {
+        "chunk_index": 0,
+        "source_path": "a.md",
+        "content": "a lighthouse",
+        "type": "guide",
+        "token_count": 3,
+    }
+    _call(connection, "backend.library_chunks_put", version, 1, Jsonb([chunk]))
+    connection.execute(
+        "select backend.library_embeddings_put(c.library_version_id, 'probe',"
+        " jsonb_build_array(jsonb_build_object('id', c.id, 'embedding', '[1]'::jsonb)))"
+        " from public.documentation_chunks as c where c.library_version_id = %s",
+        [version],
+    )
+    _call(connection, "backend.library_version_finish", version, 1)
+    _call(
+        connection,
+        "backend.library_query",
+        "lighthouse",
+        library_id,
+        p_embedding=Jsonb([1]),
+        p_embedding_model="probe",
+        p_user_id=user,
+    )
+    return library_id, version
+
+
+def _file(connection: psycopg.Connection, user: str, organization: str | None) -> None:
+    """A document with a chunk; its file was never uploaded."""
+    connection.execute(
+        "update public.profiles set plan_id = (select id from public.plans"
+        " where slug = 'business') where id = %s",
+        [user],
+    )
+    values = {"original_filename": "a.txt", "mime_type": "text/plain", "file_size": 1}
+    made = _call(
+        connection,
+        "backend.document_add",
+        Jsonb(values),
+        p_user_id=user,
+        p_organization=organization,
+    )
+    connection.execute(
+        "update public.documents set state = 'queued' where id = %s",
+        [made["id"]],
+    )
+    _call(connection, "backend.document_begin", made["id"])
+    chunk = {"chunk_index": 0, "content": "a lighthouse", "token_count": 3}
+    _call(connection, "backend.document_chunks_put", made["id"], Jsonb([chunk]))
+    _call(connection, "backend.document_finish", made["id"])
 
 
 def _reckon(connection: psycopg.Connection, user: str) -> None:

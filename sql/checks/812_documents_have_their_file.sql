@@ -1,0 +1,8 @@
+-- The file of every document that was uploaded is in Storage.
+-- Mend: The bytes are lost: the document can be searched as it is, and not be indexed again. Tell its owner.
+select
+  d.id::text as subject,
+  jsonb_build_object('path', d.storage_path, 'state', d.state) as detail
+from public.documents as d
+where d.state <> 'uploading'
+  and not exists (select from storage.objects as o where o.bucket_id = 'documents' and o.name = d.storage_path);
