@@ -19,7 +19,7 @@ from local.keys import Keys
 from local.stack import Stack
 from tests.billing.subscribers import price_id
 from tests.conftest import PASSWORD, NewUser, User
-from tests.security.world import subscribe
+from tests.security.world import put_in, shelve, subscribe
 from tests.support.service import Service
 
 MODEL = "Qwen2.5-32B-Instruct-AWQ"
@@ -197,6 +197,7 @@ def cast(
         ):
             subscribe(admin_connection, user, organization, price_id("pro"))
             owner = [None if organization else user, organization]
+            put_in(admin_connection, user, organization)
             admin_connection.execute(
                 "select private.raise_alert(%s, %s, 'low_balance', %s, 50, 49)", [*owner, mark]
             )
@@ -205,6 +206,7 @@ def cast(
                 " values (%s, %s, 'a program', 'qk_live_abcd', '{chat}')",
                 owner,
             )
+        shelve(admin_connection, f"/v{mark}/docs", made.owner.id)
         for actor, organization in (("owner", None), ("founder", made.organization_id)):
             made.rpc(
                 actor,

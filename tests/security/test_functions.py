@@ -172,6 +172,10 @@ def test_neither_a_visitor_nor_the_service_calls_a_clients_function(cast: Cast, 
         "calculate_generation_cost": {"p_model_id": "flux-schnell"},
         "cancel_generation": {"p_id": NOBODYS},
         "community_trends": {},
+        "document_uploaded": {"p_id": NOBODYS},
+        "resolve_library": {"p_library_name": "docs"},
+        "search_documentation": {"p_query": "x"},
+        "search_documents": {"p_query": "x"},
         "search_similar_images": {"p_image_id": NOBODYS},
         "suggest_prompts": {},
         "user_generation_stats": {},
@@ -340,11 +344,20 @@ ACTING_FOR_A_USER: dict[str, dict[str, Any]] = {
         "p_prompt_tokens": 1,
         "p_request_id": str(uuid.uuid4()),
     },
+    "document_add": {"p_values": {}},
+    "document_delete": {"p_id": NOBODYS},
+    "document_list": {},
+    "document_read": {"p_id": NOBODYS},
+    "document_search": {"p_query": "x"},
+    "document_uploaded": {"p_id": NOBODYS},
     "image_cancel": {"p_id": NOBODYS},
     "image_delete": {"p_image_id": NOBODYS},
     "image_list": {},
     "image_read": {"p_id": NOBODYS},
     "image_start": {"p_values": {"model_id": "flux-schnell", "prompt": "x"}},
+    "library_query": {"p_query": "x"},
+    "library_query_begin": {"p_query": "x"},
+    "library_resolve": {"p_query": "x", "p_library_name": "x"},
     "portal_start": {},
     "provider_key_add": {
         "p_id": NOBODYS,
@@ -400,6 +413,11 @@ OF_OPERATORS = {
     "plan_assign",
     "user_set_active",
 }
+# For a person where one is named, else for the operator who has to be.
+OF_OPERATORS_TOO: dict[str, dict[str, Any]] = {
+    "library_add": {"p_id": "/a/b", "p_title": "x", "p_source_kind": "git"},
+    "library_delete": {"p_id": "/a/b"},
+}
 FOR_NOBODY_TOO = {"image_open"}  # what is public is shown to everybody
 ONCE_AGREED = {"customer_claim", "provider_key_checked"}
 
@@ -414,6 +432,7 @@ def test_every_function_that_takes_a_user_says_whether_it_acts_for_them(
     assert {name for (name,) in rows} == {
         *ACTING_FOR_A_USER,
         *OF_OPERATORS,
+        *OF_OPERATORS_TOO,
         *ONCE_AGREED,
         *FOR_NOBODY_TOO,
     }
@@ -427,6 +446,19 @@ def test_nothing_is_done_for_a_suspended_or_unknown_user(
         with pytest.raises(ServiceError) as refusal:
             service.rpc(name, p_user_id=user, **ACTING_FOR_A_USER[name])
         assert (refusal.value.status, refusal.value.code) == (403, "account_suspended")
+
+
+@pytest.mark.parametrize("name", OF_OPERATORS_TOO)
+def test_what_operators_do_is_done_for_nobody_who_is_suspended_or_unknown(
+    cast: Cast, service: Service, name: str
+) -> None:
+    for user in (cast.suspended.id, str(uuid.uuid4())):
+        with pytest.raises(ServiceError) as refusal:
+            service.rpc(name, p_user_id=user, **OF_OPERATORS_TOO[name])
+        assert (refusal.value.status, refusal.value.code) == (403, "account_suspended")
+    with pytest.raises(ServiceError) as refusal:
+        service.rpc(name, **OF_OPERATORS_TOO[name])
+    assert (refusal.value.status, refusal.value.code) == (400, "invalid_argument")
 
 
 def test_no_role_is_invited_that_is_above_admin(cast: Cast) -> None:

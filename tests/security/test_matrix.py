@@ -83,7 +83,7 @@ def test_visitors_write_nothing_and_read_the_price_list_alone(observed: matrix.M
 
 
 # Nobody says whose a row is: it is of whoever inserts it, and whose copy it is does not matter.
-THEIR_INSERTS_ARE_THEIR_OWN = {"public.image_generations"}
+THEIR_INSERTS_ARE_THEIR_OWN = {"public.documents", "public.image_generations"}
 
 
 def test_strangers_see_and_change_nothing_of_anybodys(observed: matrix.Matrix) -> None:

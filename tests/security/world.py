@@ -317,7 +317,7 @@ def build(connection: psycopg.Connection) -> World:
         )["id"]
         ids[f"{name}_provider_key"] = _bring(connection, user or ids["founder"], organization)
         _draw(connection, user or ids["founder"], organization)
-        _file(connection, user or ids["founder"], organization)
+        put_in(connection, user or ids["founder"], organization)
         connection.execute(
             "insert into private.ad_rewards (transaction_id, user_id, ad_unit, credits)"
             " values (%s, %s, 'unit', 1)",
@@ -326,8 +326,8 @@ def build(connection: psycopg.Connection) -> World:
         ids[f"{name}_conversation"] = _talk(connection, user or ids["founder"], organization)
         _call(connection, "private.notify", user, organization, "receipt", Jsonb({}), mark)
         _call(connection, "private.raise_alert", user, organization, "low_balance", mark, 50, 49)
-    ids["library"], ids["version"] = _document(connection, f"/v{mark}/docs", ids["owner"])
-    ids["organization_library"], ids["organization_version"] = _document(
+    ids["library"], ids["version"] = shelve(connection, f"/v{mark}/docs", ids["owner"])
+    ids["organization_library"], ids["organization_version"] = shelve(
         connection, f"/{ids['slug']}/docs", ids["founder"], ids["slug"]
     )
     _reckon(connection, ids["founder"])
@@ -519,7 +519,7 @@ def _draw(connection: psycopg.Connection, user: str, organization: str | None) -
     _as(connection, None)
 
 
-def _document(
+def shelve(
     connection: psycopg.Connection, library_id: str, user: str, organization: str | None = None
 ) -> tuple[str, str]:
     """A library with a chunk that somebody asked for: ids of the library and its version."""
@@ -561,13 +561,8 @@ def _document(
     return library_id, version
 
 
-def _file(connection: psycopg.Connection, user: str, organization: str | None) -> None:
+def put_in(connection: psycopg.Connection, user: str, organization: str | None) -> None:
     """A document with a chunk; its file was never uploaded."""
-    connection.execute(
-        "update public.profiles set plan_id = (select id from public.plans"
-        " where slug = 'business') where id = %s",
-        [user],
-    )
     values = {"original_filename": "a.txt", "mime_type": "text/plain", "file_size": 1}
     made = _call(
         connection,
