@@ -97,6 +97,7 @@ async def _claim_until(runner: Runner, stop: asyncio.Event, bell: asyncio.Event)
     pause = MIN_PAUSE_SECONDS
     while not stop.is_set():
         bell.clear()
+        runner.ended.clear()
         try:
             claimed = await runner.claim()
         except QuernelError:  # logged where it happened
@@ -104,7 +105,7 @@ async def _claim_until(runner: Runner, stop: asyncio.Event, bell: asyncio.Event)
             continue
         pause = MIN_PAUSE_SECONDS if claimed else min(2 * pause, MAX_PAUSE_SECONDS)
         if runner.free_slots:
-            await _wait_for_any((stop, bell), pause)
+            await _wait_for_any((stop, bell, runner.ended), pause)
         else:
             await runner.wait(MAX_PAUSE_SECONDS)
 

@@ -5,12 +5,23 @@ from __future__ import annotations
 import io
 import warnings
 
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from gpu.contract import Format, JobError
 
 MAX_PIXELS = 64 * 1024 * 1024
 """Of the image to begin from: a little more than 8K, as functions/images lets through."""
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""By EXIF's orientation. ImageOps.exif_transpose writes EXIF anew, and fails where it is bad."""
 
 _NAMES = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
 
@@ -35,11 +46,12 @@ def decode(content: bytes, width: int, height: int) -> Image.Image:
             if picture.width * picture.height > MAX_PIXELS:
                 raise JobError("image_refused", "The input image has too many pixels.")
             picture.load()
-            upright = ImageOps.exif_transpose(picture)
+            turn = _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
     except (OSError, ValueError, SyntaxError, MemoryError, Warning, Image.DecompressionBombError):
         raise JobError(
             "image_refused", "The input image is no PNG, JPEG or WebP that decodes."
         ) from None
+    upright = picture if turn is None else picture.transpose(turn)
     shown = upright.convert("RGBA")
     ground = Image.new("RGBA", shown.size, (255, 255, 255, 255))
     ground.alpha_composite(shown)  # where it is transparent, paper is white

@@ -14,7 +14,7 @@ from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from diffusers.utils import logging as diffusers_logging
@@ -25,7 +25,7 @@ from gpu.catalog import IMAGE_MODELS, SAFETY_MODEL, ServedModel
 from gpu.contract import Event, ImageJob, JobError
 from gpu.encode import decode, encode
 from gpu.families import arguments, scheduled_steps, steps_of, strength_of
-from gpu.loras import LoraFile, LoraFolder, acting
+from gpu.loras import LoraFile, LoraFolder
 from gpu.pipelines import Hub, Pipeline, Pipelines, free_memory, open_pipeline, weights_in
 from gpu.safety import SafetyClassifier, is_refused
 
@@ -34,6 +34,7 @@ COMPILE = {"dynamic": True}
 
 WARM_UP_MODEL = "flux-schnell"
 
+T = TypeVar("T")
 Tell = Callable[[Event], None]
 IsWanted = Callable[[], bool]
 
@@ -42,6 +43,16 @@ logger = logging.getLogger(__name__)
 
 class NotWantedError(Exception):
     """Whoever asked has left."""
+
+
+@dataclass(frozen=True)
+class _Materials:
+    """What a job is drawn with, from disk or from the hub."""
+
+    begun_from: Image.Image | None
+    loras: list[tuple[LoraFile, float]]
+    is_distilled: bool
+    """Whether one of them is a Lightning LoRA."""
 
 
 @dataclass
@@ -92,12 +103,14 @@ class Painter:
         """
         started = time.monotonic()
         model = _able(job)
+        # Before its turn: while files are fetched, the card draws for others.
+        materials = self._materials(job, model)
         with self._lock:
             if not is_wanted():
                 raise NotWantedError
             if torch.cuda.is_available():
                 torch.cuda.reset_peak_memory_stats()
-            pictures = self._pictures(job, model, tell, is_wanted)
+            pictures = self._pictures(job, materials, tell, is_wanted)
             scores = self._safety.scores(pictures)
             peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
         for index, (picture, score) in enumerate(zip(pictures, scores, strict=True)):
@@ -133,28 +146,46 @@ class Painter:
         )
         self.draw(job, lambda _: None)
 
-    def _pictures(
-        self, job: ImageJob, model: ServedModel, tell: Tell, is_wanted: IsWanted
-    ) -> list[Image.Image]:
+    def _materials(self, job: ImageJob, model: ServedModel) -> _Materials:
         begun_from = None
         if job.init_image is not None:
             begun_from = decode(job.init_image, job.width, job.height)
         lightning = self._lightning(model.id, steps_of(job))
-        loras = acting(job.loras, self._loras, lightning)
-        pipeline = self._pipelines.get(model.id)
+        loras = [] if lightning is None else [(lightning, 1.0)]
+        loras += [(self._loras.get(lora.id), lora.scale) for lora in job.loras]
+        return _Materials(begun_from, loras, is_distilled=lightning is not None)
+
+    def _pictures(
+        self, job: ImageJob, materials: _Materials, tell: Tell, is_wanted: IsWanted
+    ) -> list[Image.Image]:
+        begun_from, is_distilled = materials.begun_from, materials.is_distilled
         try:
-            pipe = pipeline.ready(
-                loras,
-                steps=steps_of(job),
-                is_distilled=lightning is not None,
-                image=begun_from is not None,
+            pipeline = self._alone(job.model, lambda: self._pipelines.get(job.model))
+            pipe = self._alone(
+                job.model,
+                lambda: pipeline.ready(
+                    materials.loras,
+                    steps=steps_of(job),
+                    is_distilled=is_distilled,
+                    image=begun_from is not None,
+                ),
             )
-            told = _told(job, begun_from) | arguments(job, is_distilled=lightning is not None)
-            return self._passes(job, pipe, told, tell, is_wanted)
+            told = _told(job, begun_from) | arguments(job, is_distilled=is_distilled)
+            try:
+                return self._passes(job, pipe, told, tell, is_wanted)
+            finally:
+                pipeline.forget()
         except torch.OutOfMemoryError:
             raise JobError("out_of_memory", "The card's memory does not suffice.") from None
-        finally:
-            pipeline.forget()
+
+    def _alone(self, model_id: str, act: Callable[[], T]) -> T:
+        """Do it; where memory does not suffice, once more without the other models."""
+        try:
+            return act()
+        except torch.OutOfMemoryError:
+            logger.warning("out of memory while %s is made ready", model_id)
+        self._pipelines.drop_others(model_id)
+        return act()
 
     def _passes(
         self,
@@ -187,6 +218,7 @@ def open_painter(folder: Path, device: str | None = None) -> Painter:
     """
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
     diffusers_logging.disable_progress_bar()
+    diffusers_logging.set_verbosity_error()  # its warnings tell what of a prompt is not read
     transformers_logging.disable_progress_bar()
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True

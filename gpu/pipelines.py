@@ -58,6 +58,7 @@ class Pipeline:
             _compile(self._denoiser, compile_with)
         self.adapters = Adapters(self._pipe)
         self._scheduler: Any = self._pipe.scheduler
+        self._vae_dtype: torch.dtype = self._pipe.vae.dtype
         self._is_fused = False
 
     @property
@@ -74,7 +75,7 @@ class Pipeline:
         self, loras: list[tuple[LoraFile, float]], *, steps: int, is_distilled: bool, image: bool
     ) -> Any:  # noqa: ANN401 - a pipeline of diffusers
         """The pipeline to call for one job. Raises JobError for LoRAs that do not fit."""
-        if loras or self.adapters.names:
+        if loras or self.adapters.slots:
             self._fuse(is_wanted=False)
             self.adapters.set(loras)
         self._fuse(is_wanted=not loras)
@@ -88,7 +89,11 @@ class Pipeline:
         return pipe
 
     def forget(self) -> None:
-        """What steps left behind: those of a job that was stopped would be taken for the next's."""
+        """What a job left behind that was stopped: the next one would take it for its own."""
+        if self._pipe.vae.dtype != self._vae_dtype:
+            # SDXL reads an image in 32 bits. What was moved so can be moved back so alone.
+            with torch.inference_mode():
+                self._pipe.vae.to(self._vae_dtype)
         if self.family.cache_threshold is not None and self._denoiser.is_cache_enabled:
             self._denoiser._reset_stateful_cache()  # noqa: SLF001 - as pipelines do at their end
 

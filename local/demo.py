@@ -1,4 +1,4 @@
-"""`make demo`: real clients use the real backend, from sign-up to a paid chat."""
+"""`make demo`: real clients use the real backend, from sign-up to a paid chat and a paid image."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shutil
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -23,6 +23,8 @@ from local.paths import CHECKS, state_dir
 from local.stack import Stack, own_settings
 
 MODEL = "Qwen2.5-32B-Instruct-AWQ"
+IMAGE_MODEL = "flux-schnell"
+PROMPT = "a lighthouse above the sea at dusk"
 PACK = "starter"
 LEDGER_TABLES = (
     "credit_accounts",
@@ -65,6 +67,7 @@ class Demo:
         answer = self.stream_chat(ada)
         self.replay(ada, answer)
         self.stop_early(ada)
+        self.draw(ada)
         self.stranger()
         self.prove_the_books()
         self.statement(ada)
@@ -187,6 +190,51 @@ class Demo:
                 f"{usage['credits']} credits charged for those, nothing held"
             )
 
+    def draw(self, ada: Person) -> None:
+        """A client inserts rows; a worker draws, keeps and charges, and looks at the images."""
+        with self.step("Ada inserts two generations of images with the Supabase client"):
+            before = _balance(ada)["balance"]
+            asked = {"model_id": IMAGE_MODEL, "prompt": PROMPT, "num_outputs": 3}
+            table = ada.client.table("image_generations")
+            rows = table.insert([asked | {"seed": seed} for seed in (7, 8)]).execute().data
+            free = sum(row["free_images"] for row in rows)
+            held = sum(Decimal(str(row["credits_cost"])) for row in rows)
+            say(f"pending: {free} of 6 images are free this month, {held} credits held")
+            ids = [row["id"] for row in rows]
+            for id_ in ids:
+                ended = self._until(
+                    lambda id_=id_: (
+                        table.select("status")
+                        .eq("id", id_)
+                        .not_.in_("status", ["pending", "processing"])
+                        .execute()
+                        .data
+                    ),
+                    "the images",
+                )
+                _expect(ended["status"], "completed", "the generation")
+            charged = before - self._settled(ada)["balance"]
+            _expect(charged, held, "what the images cost")
+            image = self._until(
+                lambda: (
+                    ada.client.table("generated_images")
+                    .select("*")
+                    .eq("generation_id", ids[0])
+                    .not_.is_("vision_embedding_model", "null")
+                    .execute()
+                    .data
+                ),
+                "what is on them",
+            )
+            content = ada.client.storage.from_("images").download(image["storage_path"])
+            _expect(len(content), image["size_bytes"], "the bytes of the file")
+            say(
+                f"completed: {charged} credits charged, {image['width']} x {image['height']} pixels"
+            )
+            say(f"found on one: {', '.join(image['vision_labels'])} ({image['color_palette'][0]})")
+            suggested = ada.client.rpc("suggest_prompts", {"p_prompt": "a lighthouse"}).execute()
+            say(f"suggested next: {suggested.data[0]['suggested_prompt']}")
+
     def stranger(self) -> None:
         """Somebody else sees nothing and changes nothing."""
         with self.step("Mallory, a stranger, tries every door"):
@@ -295,6 +343,14 @@ class Demo:
                 return balance
             time.sleep(0.05)
         raise DemoError("the credits of a closed stream are still held after five seconds")
+
+    def _until(self, look: Callable[[], list[dict[str, Any]]], what: str) -> dict[str, Any]:
+        """The first row that `look` finds."""
+        for _ in range(200):
+            if rows := look():
+                return rows[0]
+            time.sleep(0.1)
+        raise DemoError(f"{what} did not come within twenty seconds")
 
     def _post(self, path: str, person: Person, body: dict[str, Any]) -> dict[str, Any]:
         answer = httpx.post(

@@ -34,6 +34,8 @@ Started with --steady it obeys lengths and pauses, and fails nobody: a second pr
 
 `/v1/embeddings` gives each text a unit vector made of its digest; texts steer it as messages do.
 
+Asked what an image shows (gpu/vision.py) it names the colours that cover it: see simulated_sight.
+
 `GET /_stats` counts requests: open, completed, cancelled (the caller left), failed.
 `?contains=TEXT` counts only those whose body contains TEXT; `/_requests?contains=TEXT` shows them.
 """
@@ -62,6 +64,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from local.simulated_sight import NoPictureError, picture_in, sight_of, without_pictures
 
 LABEL = "[simulated]"
 HEADERS = {"x-simulated": "true"}
@@ -198,8 +202,17 @@ class Simulator:
             messages = [message for message in body["messages"] if isinstance(message, dict)]
         except (ValueError, KeyError, TypeError):
             return _refusal(400, "The body is not a chat completion request.")
-        record, plan = self._note(request, raw, body, _last_user_text(messages))
-        return Answer(self, record, body, plan)
+        shown = without_pictures(body)
+        if shown is not body:
+            raw = json.dumps(shown).encode()  # a thousand of them are not to be remembered
+        record, plan = self._note(request, raw, shown, _last_user_text(messages))
+        try:
+            picture = picture_in(body)
+            seen = None if picture is None else await asyncio.to_thread(sight_of, picture, LABEL)
+        except NoPictureError:
+            self.enter(record, "failed")
+            return _refusal(400, "The image cannot be read.")
+        return Answer(self, record, shown, plan, seen)
 
     async def embed(self, request: Request) -> Response:
         try:
@@ -243,10 +256,17 @@ class Answer(Response):
     """Sends one answer and notices at once when the caller leaves."""
 
     def __init__(
-        self, simulator: Simulator, record: Record, asked: dict[str, Any], plan: Plan
+        self,
+        simulator: Simulator,
+        record: Record,
+        asked: dict[str, Any],
+        plan: Plan,
+        seen: dict[str, Any] | None = None,
     ) -> None:
+        """`seen`: what to say of the image that was asked about."""
         super().__init__()
         self.simulator, self.record, self.asked, self.plan = simulator, record, asked, plan
+        self.seen = seen
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         sending = asyncio.ensure_future(self._send(scope, receive, send))
@@ -267,7 +287,9 @@ class Answer(Response):
         if await self._refuse(scope, receive, send):
             return "failed"
         count = body.get("n") or 1
-        choices = [_choice(self.simulator.seed, body, plan, index) for index in range(count)]
+        choices = [
+            _choice(self.simulator.seed, body, plan, index, self.seen) for index in range(count)
+        ]
         usage = _usage(body, choices, plan)
         if body.get("stream"):
             return await self._stream(send, choices, usage)
@@ -483,7 +505,9 @@ def _last_user_text(messages: list[dict[str, Any]]) -> str:
     return ""
 
 
-def _choice(seed: int, body: dict[str, Any], plan: Plan, index: int) -> Choice:
+def _choice(
+    seed: int, body: dict[str, Any], plan: Plan, index: int, seen: dict[str, Any] | None
+) -> Choice:
     """The answer number `index` to a request: tool calls, JSON or labelled text."""
     if plan.fault == "empty":
         return Choice([], [], "stop")
@@ -499,7 +523,9 @@ def _choice(seed: int, body: dict[str, Any], plan: Plan, index: int) -> Choice:
         call = {"id": f"call_{chance.getrandbits(64):x}", "type": "function", "function": function}
         return Choice([], [call], "tool_calls")
     response_format = (body.get("response_format") or {}) if plan.fault != "prose" else {}
-    if response_format.get("type") == "json_schema":
+    if seen is not None:
+        text = json.dumps(seen)
+    elif response_format.get("type") == "json_schema":
         schema = response_format.get("json_schema", {}).get("schema") or {}
         text = json.dumps(_example(schema, chance))
     elif response_format.get("type") == "json_object":

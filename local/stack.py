@@ -86,6 +86,10 @@ STACK_SETTINGS = (
 """How variables begin that the stack itself decides."""
 
 
+SWITCHES = ("QUERNEL_VISION_MODEL", "QUERNEL_EMBEDDING_MODEL")
+"""Variables that say something when they are empty: off."""
+
+
 def own_settings() -> dict[str, str]:
     """The settings of the functions app that the developer's shell sets, for dev and demo.
 
@@ -97,7 +101,7 @@ def own_settings() -> dict[str, str]:
         for name, value in os.environ.items()
         if name.startswith("QUERNEL_")
         and not name.startswith(STACK_SETTINGS)
-        and value
+        and (value or name in SWITCHES)
         and _mark(name, value) not in written
     }
 

@@ -103,6 +103,7 @@ OptionalUrl = Annotated[str | None, BeforeValidator(_base_url), BeforeValidator(
 OptionalText = Annotated[str | None, BeforeValidator(_blank_is_none)]
 OptionalSecret = Annotated[SecretStr | None, BeforeValidator(_blank_is_none)]
 CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+ModelId = Annotated[Annotated[str, Field(max_length=100)] | None, BeforeValidator(_blank_is_none)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 
 
@@ -184,6 +185,10 @@ class Settings(BaseSettings):
     llm_max_connections: Annotated[int, Field(ge=1)] = 512
     llm_continuous_usage: bool = True
     llm_attempts_timeout_seconds: Seconds = 180.0
+
+    # What looks at images, behind the same address; empty: nobody does
+    vision_model: ModelId = "Qwen3-VL-8B-Instruct-FP8"
+    embedding_model: ModelId = "Qwen3-Embedding-4B"
 
     # The image server (gpu/), and what its door asks for: a bearer token, or Modal's proxy tokens
     images_url: OptionalUrl = None

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import io
+import math
+import struct
 import warnings
 from typing import Any
 
@@ -21,6 +23,11 @@ THUMBNAIL_SIDE = 384
 THUMBNAIL_QUALITY = 80
 COLORS = 8
 DOMINANT = 3
+
+SHOWN_PIXELS = 1024 * 1024
+"""As many as a vision model is shown: more cost it time and tell it little."""
+
+SHOWN_QUALITY = 90
 
 
 class UndecodableError(ValueError):
@@ -40,12 +47,44 @@ async def colors_of(content: bytes) -> list[tuple[str, float]]:
     return await asyncio.to_thread(_colors, _library(), content)
 
 
+async def shown_of(content: bytes) -> bytes:
+    """What others are shown of an image: a JPEG of at most SHOWN_PIXELS, upright, pixels alone.
+
+    Raises UndecodableError, OperatorError.
+    """
+    return await asyncio.to_thread(_shown, _library(), content)
+
+
 def _thumbnail(library: Any, content: bytes) -> bytes:  # noqa: ANN401 - a module
     image = _decoded(library, content)
     image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
     out = io.BytesIO()
     image.save(out, "WEBP", quality=THUMBNAIL_QUALITY)
     return out.getvalue()
+
+
+def _shown(library: Any, content: bytes) -> bytes:  # noqa: ANN401 - a module
+    image = _upright(_decoded(library, content))
+    scale = min(1.0, math.sqrt(SHOWN_PIXELS / (image.width * image.height)))
+    size = (max(1, int(image.width * scale)), max(1, int(image.height * scale)))
+    if size != image.size:
+        image = image.resize(size, library.Resampling.LANCZOS, reducing_gap=2.0)
+    # A new one, because a copy takes comments and metadata along.
+    shown = library.new("RGB", image.size, "white")
+    shown.paste(image, mask=image if image.mode == "RGBA" else None)
+    out = io.BytesIO()
+    shown.save(out, "JPEG", quality=SHOWN_QUALITY)
+    return out.getvalue()
+
+
+def _upright(image: Any) -> Any:  # noqa: ANN401 - an image of the module
+    """Turned as its metadata says, which would be lost."""
+    from PIL import ImageOps  # noqa: PLC0415 - only where images are handled
+
+    try:
+        return ImageOps.exif_transpose(image)
+    except (OSError, ValueError, SyntaxError, KeyError, TypeError, struct.error):
+        return image  # metadata of anybody's making
 
 
 def _colors(library: Any, content: bytes) -> list[tuple[str, float]]:  # noqa: ANN401 - a module

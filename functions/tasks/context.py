@@ -63,3 +63,12 @@ class TaskKind:
     handler: Handler
     timeout_seconds: float
     """Limit of one attempt; a longer one counts as failed."""
+
+    share: float = 1.0
+    """Part of a process's slots that tasks of this kind may take, and one at least. What can take
+    minutes has one, so that it never keeps everything else waiting.
+    """
+
+    def limit(self, slots: int) -> int:
+        """How many of so many slots that is."""
+        return max(1, int(slots * self.share))

@@ -18,9 +18,9 @@ from functions.provider_keys.tasks import check_idle_key
 from functions.tasks.context import TaskKind
 
 TASK_KINDS: Mapping[str, TaskKind] = {
-    "image_generate": TaskKind(generate_image, timeout_seconds=1800),
-    "image_analyze": TaskKind(analyze_image, timeout_seconds=120),
-    "insights_refresh": TaskKind(refresh_insights, timeout_seconds=900),
+    "image_generate": TaskKind(generate_image, timeout_seconds=1800, share=1 / 2),
+    "image_analyze": TaskKind(analyze_image, timeout_seconds=300, share=1 / 4),
+    "insights_refresh": TaskKind(refresh_insights, timeout_seconds=900, share=1 / 16),
     "image_files_delete": TaskKind(delete_files, timeout_seconds=120),
     "email": TaskKind(send_email, timeout_seconds=120),
     "auto_top_up": TaskKind(buy_automatic_top_up, timeout_seconds=120),
@@ -29,5 +29,5 @@ TASK_KINDS: Mapping[str, TaskKind] = {
     "provider_key_check": TaskKind(check_idle_key, timeout_seconds=60),
     "stripe_event": TaskKind(apply_stripe_event, timeout_seconds=60),
     "webhook": TaskKind(send_event, timeout_seconds=60),
-    "stripe_reconcile": TaskKind(reconcile_stripe, timeout_seconds=1200),
+    "stripe_reconcile": TaskKind(reconcile_stripe, timeout_seconds=1200, share=1 / 16),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,8 +20,13 @@ from functions.tasks.lease import LEASE_LOST, ClaimedTask, Lease
 
 logger = logging.getLogger(__name__)
 
-SLOTS = 8
-"""Tasks that run at the same time in one process: they mostly wait for others."""
+SLOTS = 16
+"""Tasks that run at the same time in one process: they mostly wait for others. Kinds that can take
+minutes have shares (registry.py) which leave some of them to the rest.
+"""
+
+LOOK_SECONDS = 2.0
+"""Between two looks for tasks while others run."""
 
 LEASE_SECONDS = 60
 """How long after a crash the task stays with nobody, at most; also what a hold is extended by."""
@@ -53,7 +59,9 @@ class Runner:
         self._name = name
         self._slots = slots
         self._lease_seconds = lease_seconds
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: dict[asyncio.Task[None], str] = {}
+        self.ended = asyncio.Event()
+        """Set when a task ends, which makes room; whoever waits for it clears it."""
 
     @property
     def free_slots(self) -> int:
@@ -61,24 +69,41 @@ class Runner:
         return self._slots - len(self._running)
 
     async def claim(self) -> int:
-        """Start as many due tasks as there are free slots; returns how many were started.
+        """Start as many due tasks as there are free slots, of each kind no more than its share.
 
-        Raises QuernelError when the database cannot be asked.
+        Returns how many were started. Raises QuernelError when the database cannot be asked.
         """
-        if self.free_slots == 0:
+        limits = self._limits()
+        kinds = [name for name in self._kinds if limits.get(name) != 0]
+        if self.free_slots == 0 or not kinds:
             return 0
         rows = await self._database.rpc(
             "task_claim",
-            p_kinds=list(self._kinds),
+            p_kinds=kinds,
             p_worker=self._name,
             p_limit=self.free_slots,
             p_lease_seconds=self._lease_seconds,
+            p_limits=limits,
         )
         for row in rows:
-            running = asyncio.create_task(self._run(ClaimedTask.from_row(row)))
-            self._running.add(running)
-            running.add_done_callback(self._running.discard)
+            task = ClaimedTask.from_row(row)
+            running = asyncio.create_task(self._run(task))
+            self._running[running] = task.kind
+            running.add_done_callback(self._forget)
         return len(rows)
+
+    def _limits(self) -> dict[str, int]:
+        """How many more tasks of those kinds that have a share may run."""
+        counts = Counter(self._running.values())
+        return {
+            name: max(0, kind.limit(self._slots) - counts[name])
+            for name, kind in self._kinds.items()
+            if kind.share < 1
+        }
+
+    def _forget(self, running: asyncio.Task[None]) -> None:
+        del self._running[running]
+        self.ended.set()
 
     async def drain(self, *, seconds: float, grace_seconds: float) -> int:
         """Claim and run until nothing is due or the time is over; returns how many were started.
@@ -89,11 +114,13 @@ class Runner:
         started = 0
         try:
             while (left := deadline - time.monotonic()) > 0:
+                # What ran while it was asked may have kept more of its kind from being claimed.
+                was_idle = not self._running
                 claimed = await self.claim()
                 started += claimed
-                if not claimed and not self._running:
+                if not claimed and was_idle:
                     break
-                await self.wait(left)
+                await self.wait(min(left, LOOK_SECONDS))
         finally:
             await self.stop(grace_seconds=grace_seconds)
         return started

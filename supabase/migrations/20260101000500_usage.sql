@@ -216,7 +216,12 @@ begin
     exit when v_count >= p_limit;
     v_name := private.usage_partition_name(v_month);
     -- Two of these come one after the other, and nobody else is in the way of the other yet.
-    execute format('lock table private.%I in share update exclusive mode', v_name);
+    begin
+      execute format('lock table private.%I in share update exclusive mode', v_name);
+    exception
+      when undefined_table then
+        continue;  -- the other one has dropped it meanwhile
+    end;
     -- Read before the lock that keeps everybody out. No request of an old month starts any more.
     execute format('select exists (select from private.%I where status = %L)', v_name, 'started') into v_is_open;
     if v_is_open or exists (

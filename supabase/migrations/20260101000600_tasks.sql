@@ -75,7 +75,7 @@ comment on column private.tasks.started_at is 'When the latest attempt began.';
 comment on column private.tasks.finished_at is 'When it was done, died or was cancelled.';
 comment on column private.tasks.updated_at is 'When anything in the row last changed.';
 
-create index tasks_to_claim on private.tasks (priority, run_after, id) where status = 'queued';
+create index tasks_to_claim on private.tasks (kind, priority, run_after, id) where status = 'queued';
 create index tasks_to_sweep on private.tasks (leased_until) where status = 'running';
 create index tasks_to_purge on private.tasks (finished_at) where status in ('done', 'cancelled');
 create index tasks_to_count on private.tasks (kind) where status in ('queued', 'running', 'dead');
@@ -372,8 +372,9 @@ comment on function private.return_task(private.tasks, text, timestamptz, boolea
 -- For workers
 -- ---------------------------------------------------------------------------------------------------------------
 
-create function backend.task_claim(p_kinds text[], p_worker text, p_limit integer, p_lease_seconds integer)
-returns jsonb
+create function backend.task_claim(
+  p_kinds text[], p_worker text, p_limit integer, p_lease_seconds integer, p_limits jsonb default '{}'
+) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
 declare
@@ -388,17 +389,24 @@ begin
   end if;
 
   with due as materialized (
-    select t.id
-    from private.tasks as t
-    where t.status = 'queued' and t.run_after <= now() and t.kind = any(p_kinds)
-      -- Work nobody pays for any more is left to the sweep.
-      and (
-        t.hold_id is null
-        or (select h.status from private.credit_holds as h where h.id = t.hold_id) not in ('released', 'expired')
-      )
-    order by t.priority, t.run_after, t.id
+    select n.id
+    from unnest(p_kinds) as k (kind)
+    -- Kind by kind, so that however many of one wait, they hide nothing of the others.
+    cross join lateral (
+      select t.id, t.priority, t.run_after
+      from private.tasks as t
+      where t.status = 'queued' and t.run_after <= now() and t.kind = k.kind
+        -- Work nobody pays for any more is left to the sweep.
+        and (
+          t.hold_id is null
+          or (select h.status from private.credit_holds as h where h.id = t.hold_id) not in ('released', 'expired')
+        )
+      order by t.priority, t.run_after, t.id
+      limit least(p_limit, greatest(coalesce((p_limits ->> k.kind)::integer, p_limit), 0))
+      for update of t skip locked
+    ) as n
+    order by n.priority, n.run_after, n.id
     limit p_limit
-    for update of t skip locked
   ),
 
   claimed as (
@@ -436,8 +444,8 @@ begin
 end
 $$;
 
-comment on function backend.task_claim(text[], text, integer, integer) is
-'Leases due tasks of these kinds to a worker, never one task to two. Extends the holds they work under.';
+comment on function backend.task_claim(text[], text, integer, integer, jsonb) is
+'Leases due tasks of these kinds to a worker, never one task to two; of a kind in p_limits no more than that. Extends the holds they work under.';
 
 create function backend.task_renew(p_id uuid, p_lease_token uuid, p_lease_seconds integer) returns jsonb
 language plpgsql volatile security definer set search_path = ''
@@ -894,7 +902,7 @@ comment on function backend.cron_status() is
 -- Who may call what
 -- ---------------------------------------------------------------------------------------------------------------
 
-grant execute on function backend.task_claim(text[], text, integer, integer) to service_role;
+grant execute on function backend.task_claim(text[], text, integer, integer, jsonb) to service_role;
 grant execute on function backend.task_renew(uuid, uuid, integer) to service_role;
 grant execute on function backend.task_complete(uuid, uuid, jsonb) to service_role;
 grant execute on function backend.task_fail(uuid, uuid, text, integer, boolean) to service_role;

@@ -200,6 +200,7 @@ create table public.generated_images (
   vision_labels text[],
   vision_description text,
   vision_embedding extensions.halfvec(1536),
+  vision_embedding_model text,
   nsfw_score real,
   style_tags text[],
   color_palette text[],
@@ -211,6 +212,9 @@ create table public.generated_images (
   constraint format_is_known check (format in ('webp', 'png', 'jpg')),
   constraint dimensions_are_positive check (width > 0 and height > 0),
   constraint size_is_positive check (size_bytes > 0),
+  constraint a_vector_says_whose_it_is check (num_nonnulls(vision_embedding, vision_embedding_model) in (0, 2)),
+  constraint vision_embedding_model_has_1_to_100_characters
+  check (char_length(vision_embedding_model) between 1 and 100),
   constraint nsfw_score_is_a_share check (nsfw_score between 0 and 1),
   constraint access_count_is_not_negative check (access_count >= 0),
   constraint only_a_public_image_has_a_url check (is_public or num_nonnulls(public_url, thumbnail_url) = 0),
@@ -242,6 +246,7 @@ comment on column public.generated_images.metadata is 'The client''s own notes, 
 comment on column public.generated_images.vision_labels is 'What is on it; null until it was looked at.';
 comment on column public.generated_images.vision_description is 'What is on it, in a sentence; null until it was looked at.';
 comment on column public.generated_images.vision_embedding is 'What it is like, as a unit vector; null until it was looked at.';
+comment on column public.generated_images.vision_embedding_model is 'The model that made the vector: those of another lie elsewhere.';
 comment on column public.generated_images.nsfw_score is 'How likely it is not safe for work, 0 to 1; null until it was looked at.';
 comment on column public.generated_images.style_tags is 'Its style; null until it was looked at.';
 comment on column public.generated_images.color_palette is 'Its colours, most of it first, as #rrggbb; null until it was looked at.';

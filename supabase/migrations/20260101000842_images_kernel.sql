@@ -551,7 +551,7 @@ create function private.image_json(p_image public.generated_images) returns json
 language plpgsql stable security definer set search_path = ''
 as $$
 begin
-  return to_jsonb(p_image) - array['vision_embedding', 'storage_path', 'thumbnail_path'];
+  return to_jsonb(p_image) - array['vision_embedding', 'vision_embedding_model', 'storage_path', 'thumbnail_path'];
 end
 $$;
 

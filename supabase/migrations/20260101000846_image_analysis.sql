@@ -52,16 +52,26 @@ for each row execute function private.queue_analysis();
 create function backend.image_analysis_begin(p_image_id uuid) returns jsonb
 language sql stable security definer set search_path = ''
 as $$
-  select jsonb_build_object('path', i.storage_path, 'nsfw_score', i.nsfw_score, 'model', i.technical_metadata ->> 'model')
+  select jsonb_build_object(
+    'path', i.storage_path, 'model', i.technical_metadata ->> 'model', 'nsfw_score', i.nsfw_score,
+    'safety_level', coalesce(p.ai_safety_level, 'standard'),
+    'done', coalesce((
+      select jsonb_agg(jsonb_build_array(a.analysis_type, a.analysis_version))
+      from public.image_analysis as a
+      where a.image_id = i.id
+    ), '[]'),
+    'labels', to_jsonb(i.vision_labels), 'description', i.vision_description, 'style_tags', to_jsonb(i.style_tags),
+    'embedding_model', i.vision_embedding_model
+  )
   from public.generated_images as i
+  left join public.profiles as p on i.user_id = p.id
   where i.id = p_image_id
 $$;
 
-comment on function backend.image_analysis_begin(uuid) is 'Where the bytes of an image to look at lie; null where it is gone.';
+comment on function backend.image_analysis_begin(uuid) is
+'What a worker needs to look at an image: where its bytes lie, and what was found in it already; null where it is gone.';
 
-create function backend.image_analysed(
-  p_image_id uuid, p_type text, p_version text, p_raw jsonb, p_summary jsonb default '{}'
-) returns jsonb
+create function backend.image_analysed(p_image_id uuid, p_analyses jsonb, p_summary jsonb default '{}') returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
 begin
@@ -70,7 +80,8 @@ begin
     return jsonb_build_object('state', 'gone');
   end if;
   insert into public.image_analysis (image_id, analysis_type, analysis_version, raw_response)
-  values (p_image_id, p_type, p_version, p_raw)
+  select p_image_id, a.type, a.version, a.raw
+  from jsonb_to_recordset(p_analyses) as a (type text, version text, raw jsonb)
   on conflict (image_id, analysis_type, analysis_version) do update
   set raw_response = excluded.raw_response, created_at = clock_timestamp();
   update public.generated_images as i
@@ -79,14 +90,20 @@ begin
     vision_labels = coalesce(private.texts(p_summary -> 'vision_labels'), i.vision_labels),
     style_tags = coalesce(private.texts(p_summary -> 'style_tags'), i.style_tags),
     vision_description = coalesce(p_summary ->> 'vision_description', i.vision_description),
-    nsfw_score = coalesce((p_summary ->> 'nsfw_score')::real, i.nsfw_score)
-  where i.id = p_image_id;
+    vision_embedding = coalesce((p_summary ->> 'vision_embedding')::extensions.halfvec(1536), i.vision_embedding),
+    vision_embedding_model = case
+      when p_summary ->> 'vision_embedding' is null then i.vision_embedding_model
+      else p_summary ->> 'vision_embedding_model'
+    end,
+    -- Whoever drew it knows better than whoever looks at it.
+    nsfw_score = coalesce(i.nsfw_score, (p_summary ->> 'nsfw_score')::real)
+  where i.id = p_image_id and p_summary <> '{}';
   return jsonb_build_object('state', 'kept');
 end
 $$;
 
-comment on function backend.image_analysed(uuid, text, text, jsonb, jsonb) is
-'Keeps what was found in an image as it came, and its summary (color_palette, dominant_colors, vision_labels, style_tags, vision_description, nsfw_score) with the image.';
+comment on function backend.image_analysed(uuid, jsonb, jsonb) is
+'Keeps all that one look at an image found: each analysis (type, version, raw) as it came, and their summary with the image, of which a score that is there stays.';
 
 create function private.texts(p_list jsonb) returns text[]
 language plpgsql immutable set search_path = ''
@@ -102,4 +119,4 @@ $$;
 comment on function private.texts(jsonb) is 'A JSON list of texts as an array; null for anything else.';
 
 grant execute on function backend.image_analysis_begin(uuid) to service_role;
-grant execute on function backend.image_analysed(uuid, text, text, jsonb, jsonb) to service_role;
+grant execute on function backend.image_analysed(uuid, jsonb, jsonb) to service_role;

@@ -25,8 +25,11 @@ language plpgsql stable set search_path = ''
 as $$
 declare
   v_embedding extensions.halfvec;
+  v_model text;
 begin
-  select i.vision_embedding into v_embedding from public.generated_images as i where i.id = p_image_id;
+  select i.vision_embedding, i.vision_embedding_model into v_embedding, v_model
+  from public.generated_images as i
+  where i.id = p_image_id;
   if v_embedding is null then
     return '[]';
   end if;
@@ -37,7 +40,7 @@ begin
     from (
       select i.id, i.vision_embedding operator(extensions.<=>) v_embedding as distance
       from public.generated_images as i
-      where i.id <> p_image_id and i.vision_embedding is not null
+      where i.id <> p_image_id and i.vision_embedding is not null and i.vision_embedding_model = v_model
       order by i.vision_embedding operator(extensions.<=>) v_embedding
       limit least(greatest(p_limit, 1), 100)
     ) as f

@@ -12,13 +12,19 @@ from typing import Any
 
 
 class Hub:
-    """Repositories, each a commit and its files. `asked` are the paths that were asked for."""
+    """Repositories, each a commit and its files.
+
+    `asked` are the paths that were asked for, `tokens` what was shown with them, `status` is what
+    is answered while it is down.
+    """
 
     def __init__(self) -> None:
         self.repositories: dict[str, dict[str, bytes]] = {}
         self.sizes: dict[str, int] = {}
         self.asked: list[str] = []
+        self.tokens: set[str | None] = set()
         self.is_down = False
+        self.status = 503
         self.url = ""
 
     def commit(self, repository: str) -> str:
@@ -34,7 +40,7 @@ class Hub:
     def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
         self.asked.append(path)
         if self.is_down:
-            return 503, {}, b""
+            return self.status, {}, b""
         words = path.partition("?")[0].strip("/").split("/")
         is_api = words[:2] == ["api", "models"]
         repository = "/".join(words[2:4] if is_api else words[:2])
@@ -63,6 +69,7 @@ def serve_hub() -> Iterator[Hub]:
 
     class Handler(BaseHTTPRequestHandler):
         def _answer(self, *, has_body: bool) -> None:
+            hub.tokens.add(self.headers.get("authorization"))
             status, headers, body = hub.answer(self.path)
             self.send_response(status)
             for name, value in headers.items():

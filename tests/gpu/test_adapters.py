@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gc
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from gpu.contract import JobError
 from gpu.loras import LoraFile
@@ -115,14 +117,28 @@ def unfit() -> Iterator[tuple[str, dict[str, torch.Tensor]]]:
             "transformer.nowhere.lora_B.weight": torch.ones(32, 4),
         },
     )
+    fits = {
+        "transformer.transformer_blocks.0.attn.to_q.lora_A.weight": torch.ones(4, 32),
+        "transformer.transformer_blocks.0.attn.to_q.lora_B.weight": torch.ones(32, 4),
+    }
+    layer = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj"
+    yield (
+        "text",
+        fits
+        | {
+            f"{layer}.lora_A.weight": torch.ones(4, 999),
+            f"{layer}.lora_B.weight": torch.ones(999, 4),
+        },
+    )
     yield "half", {"transformer.transformer_blocks.0.attn.to_q.lora_A.weight": torch.ones(4, 32)}
 
 
-@pytest.mark.parametrize("name", ["shape", "names", "half"])
+@pytest.mark.parametrize("name", ["shape", "names", "text", "half"])
 def test_one_that_does_not_fit_is_refused_and_does_not_stay(
     studio: Studio, tmp_path: Path, name: str
 ) -> None:
     [plain] = studio.draw("flux-schnell")
+    [foggy] = studio.draw("flux-schnell", loras=loras("flux-schnell", fog=1.0))
     path = save_weights(tmp_path / "lora.safetensors", dict(unfit())[name])
     studio.shelf.files["someone/unfit"] = LoraFile(path, "lora_unfit")
     both = [*loras("flux-schnell", fog=1.0), {"id": "someone/unfit", "scale": 1.0}]
@@ -131,6 +147,78 @@ def test_one_that_does_not_fit_is_refused_and_does_not_stay(
             studio.draw("flux-schnell", loras=told)
         assert refused.value.code == "lora_refused"
         assert studio.draw("flux-schnell") == [plain]
+        assert studio.draw("flux-schnell", loras=loras("flux-schnell", fog=1.0)) == [foggy]
+        studio.draw("flux-schnell")
+
+
+@pytest.mark.parametrize("model", ["flux-schnell", "flux-dev"])
+@pytest.mark.parametrize("layer", ["x_embedder", "transformer_blocks.0.attn.to_q"])
+def test_one_that_is_wider_than_the_model_does_not_widen_it(
+    studio: Studio, tmp_path: Path, model: str, layer: str
+) -> None:
+    """As FLUX's control LoRAs do, which read an image beside what is drawn."""
+    [plain] = studio.draw(model)
+    [foggy] = studio.draw(model, loras=loras(model, fog=1.0))
+    denoiser = studio.pipelines.get(model)._pipe.transformer
+    width = 2 * denoiser.get_submodule(layer).in_features
+    wide = {
+        f"transformer.{layer}.lora_A.weight": torch.ones(4, width),
+        f"transformer.{layer}.lora_B.weight": torch.ones(32, 4),
+    }
+    path = save_weights(tmp_path / "lora.safetensors", wide)
+    studio.shelf.files["someone/wide"] = LoraFile(path, f"lora_wide_{layer}")
+    with pytest.raises(JobError) as refused:
+        studio.draw(model, loras=[{"id": "someone/wide"}])
+    assert refused.value.code == "lora_refused"
+    assert studio.draw(model) == [plain]
+    assert studio.draw(model, loras=loras(model, fog=1.0)) == [foggy]
+
+
+@pytest.mark.parametrize("model", ["flux-schnell", "sdxl"])
+def test_one_that_was_trained_with_dropout_draws_without(
+    studio: Studio, tmp_path: Path, model: str
+) -> None:
+    config: dict[str, Any] = {"r": 4, "lora_alpha": 4, "target_modules": ["to_q", "to_k", "to_v"]}
+    prefix = "unet" if model == "sdxl" else "transformer"
+    made = load_file(studio.shelf.files[f"{model}/fog"].path)
+    drawn = []
+    for dropout in (0.0, 0.9):
+        text = json.dumps(
+            {f"{prefix}.{one}": of for one, of in (config | {"lora_dropout": dropout}).items()}
+        )
+        path = tmp_path / f"{dropout}.safetensors"
+        save_file(made, path, metadata={"lora_adapter_metadata": text})
+        studio.shelf.files["someone/trained"] = LoraFile(path, f"lora_trained_{dropout}")
+        drawn += studio.draw(model, loras=[{"id": "someone/trained"}])
+    assert drawn[0] == drawn[1]
+    assert drawn[0] != studio.draw(model)[0]
+
+
+def test_memory_that_does_not_suffice_is_not_the_loras_fault(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other models make room for it, and it is tried once more."""
+    [foggy] = studio.draw("flux-schnell", loras=loras("flux-schnell", fog=1.0))
+    studio.draw("flux-schnell")
+    studio.draw("sdxl")
+    studio.pipelines.get("flux-schnell")
+    pipe: Any = type(studio.pipelines.get("flux-schnell")._pipe)
+    load, tries = pipe.load_lora_weights, []
+
+    def small(self: Any, *args: Any, **told: Any) -> None:
+        tries.append(1)
+        if len(tries) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        load(self, *args, **told)
+
+    monkeypatch.setattr(pipe, "load_lora_weights", small)
+    assert studio.draw("flux-schnell", loras=loras("flux-schnell", fog=1.0)) == [foggy]
+    assert studio.painter.held == ["flux-schnell"]
+    monkeypatch.setattr(pipe, "load_lora_weights", lambda *_, **__: small(None, tries.clear()))
+    studio.draw("flux-schnell")
+    with pytest.raises(JobError) as refused:
+        studio.draw("flux-schnell", loras=loras("flux-schnell", fog=1.0))
+    assert refused.value.code == "out_of_memory"
 
 
 def test_one_of_another_model_is_refused(studio: Studio) -> None:

@@ -7,7 +7,7 @@ import struct
 import zlib
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from gpu.contract import JobError
 from gpu.encode import decode, encode
@@ -40,6 +40,31 @@ def test_it_is_turned_upright() -> None:
     red = made.getpixel((32, 5))
     assert isinstance(red, tuple)
     assert red[0] > 200 > red[2]
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("orientation", range(10))
+def test_every_orientation_is_turned_as_pillow_turns_it(form: str, orientation: int) -> None:
+    image = halves(64, 64)
+    image.paste((0, 255, 0), (0, 0, 20, 20))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    turned = content(image, form, exif=exif, quality=100)
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(turned))).convert("RGB")
+    assert decode(turned, 64, 64).tobytes() == expected.tobytes()
+
+
+def test_bad_exif_is_no_matter() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif[0x011A] = 72.0
+    # Its resolution is a text, says its type.
+    tags = exif.tobytes().replace(b"\x01\x1a\x00\x05", b"\x01\x1a\x00\x02")
+    broken = content(halves(64, 64), "PNG", exif=tags)
+    with pytest.raises((TypeError, AttributeError, struct.error)):
+        ImageOps.exif_transpose(Image.open(io.BytesIO(broken)))
+    red = decode(broken, 64, 64).getpixel((32, 5))
+    assert red == (255, 0, 0)
 
 
 def test_where_it_is_transparent_it_is_white() -> None:

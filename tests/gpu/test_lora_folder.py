@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig
 from pydantic import ValidationError
 from safetensors.torch import save
 
@@ -67,7 +68,49 @@ def test_a_hub_that_does_not_answer_is_done_without(hub: Hub, folder: LoraFolder
     first = folder.get("someone/fog")
     hub.is_down = True
     assert folder.get("someone/fog") == first
-    assert code_of(folder, "someone/rain") == "lora_not_found"
+    # Whoever asks for another is not told that there is none, and may ask again.
+    assert code_of(folder, "someone/rain") == "internal"
+
+
+def test_one_that_the_hub_has_no_time_for_may_be_asked_for_again(
+    hub: Hub, folder: LoraFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.repositories["someone/fog"] = {USUAL_NAME: lora()}
+    answer = hub.answer
+
+    def busy(path: str) -> tuple[int, dict[str, str], bytes]:
+        return (501, {}, b"") if "/resolve/" in path else answer(path)
+
+    monkeypatch.setattr(hub, "answer", busy)
+    assert code_of(folder, "someone/fog") == "internal"
+
+
+def test_one_that_the_hub_has_disabled_is_not_drawn_with(hub: Hub, folder: LoraFolder) -> None:
+    hub.repositories["someone/fog"] = {USUAL_NAME: lora()}
+    folder.get("someone/fog")
+    hub.is_down, hub.status = True, 403
+    assert code_of(folder, "someone/fog") == "lora_not_found"
+
+
+def test_what_was_not_looked_at_is_not_done_with(
+    hub: Hub, folder: LoraFolder, tmp_path: Path
+) -> None:
+    unfinished = tmp_path / "loras" / "someone--fog" / ".0-1" / USUAL_NAME
+    unfinished.parent.mkdir(parents=True)
+    unfinished.write_bytes(lora())
+    hub.is_down = True
+    assert code_of(folder, "someone/fog") == "internal"
+
+
+def test_our_token_is_shown_to_no_repository_that_a_customer_names(
+    hub: Hub, folder: LoraFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It opens what is private to us, and what is gated."""
+    monkeypatch.setenv("HF_TOKEN", "hf_ours")
+    hub.repositories["someone/fog"] = {USUAL_NAME: lora()}
+    folder.get("someone/fog")
+    assert len(hub.asked) > 1
+    assert hub.tokens == {None}
 
 
 def test_what_its_owner_took_back_is_not_drawn_with(hub: Hub, folder: LoraFolder) -> None:
@@ -132,6 +175,61 @@ def test_what_is_no_lora_is_refused_and_not_kept(
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
+def told(**members: Any) -> bytes:
+    """A LoRA, and what diffusers writes beside it."""
+    config = LoraConfig(r=2, target_modules=["to_q"]).to_dict() | members
+    config["target_modules"] = members.get("target_modules", ["to_q"])
+    text = json.dumps({f"unet.{name}": value for name, value in config.items()})
+    return save(WEIGHTS, metadata={"lora_adapter_metadata": text, "format": "pt"})
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {},
+        {"rank_pattern": {"^unet.to_q": 4}, "alpha_pattern": {"to_k": 0.5}, "lora_alpha": 16},
+        {"lora_dropout": 0.1, "use_rslora": True, "init_lora_weights": "gaussian"},
+    ],
+)
+def test_how_it_was_trained_may_be_told(
+    hub: Hub, folder: LoraFolder, members: dict[str, Any]
+) -> None:
+    content = told(**members)
+    hub.repositories["someone/fog"] = {USUAL_NAME: content}
+    assert folder.get("someone/fog").path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"init_lora_weights": "pissa"},
+        {"target_modules": "(a+)+$"},
+        {"rank_pattern": {"(.*)*x": 4}},
+        {"alpha_pattern": ["to_q"]},
+        {"megatron_config": {"a": 1}, "megatron_core": "antigravity"},
+        {"modules_to_save": ["conv_in"]},
+        {"layer_replication": [[0, 2]]},
+        {"use_dora": True},
+        {"bias": "all"},
+        {"r": "2"},
+        {"nobody_knows_it": 1},
+    ],
+    ids=lambda members: next(iter(members)),
+)
+def test_what_is_told_beside_the_weights_does_nothing_else(
+    hub: Hub, folder: LoraFolder, members: dict[str, Any]
+) -> None:
+    hub.repositories["someone/fog"] = {USUAL_NAME: told(**members)}
+    assert code_of(folder, "someone/fog") == "lora_refused"
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "1"])
+def test_what_is_told_and_is_no_object_is_refused(hub: Hub, folder: LoraFolder, text: str) -> None:
+    beside = {"lora_adapter_metadata": text}
+    hub.repositories["someone/fog"] = {USUAL_NAME: save(WEIGHTS, metadata=beside)}
+    assert code_of(folder, "someone/fog") == "lora_refused"
+
+
 def test_nothing_of_a_pickle_is_run(hub: Hub, folder: LoraFolder, tmp_path: Path) -> None:
     class Run:
         def __reduce__(self) -> Any:
@@ -149,11 +247,13 @@ def test_one_that_is_too_large_is_not_fetched(hub: Hub, folder: LoraFolder) -> N
     assert not [path for path in hub.asked if "/resolve/" in path]
 
 
-def test_a_file_that_is_longer_than_was_said_does_not_get_in(hub: Hub, folder: LoraFolder) -> None:
+def test_a_file_that_is_longer_than_was_said_does_not_get_in(
+    hub: Hub, folder: LoraFolder, tmp_path: Path
+) -> None:
     hub.repositories["someone/fog"] = {USUAL_NAME: lora()}
     hub.sizes[USUAL_NAME] = 10
-    # What it holds is looked at as it is; the size was only for whether to begin.
-    assert folder.get("someone/fog").path.stat().st_size == len(lora())
+    assert code_of(folder, "someone/fog") == "lora_refused"
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 def test_the_least_lately_used_make_room(hub: Hub, tmp_path: Path) -> None:

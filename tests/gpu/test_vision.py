@@ -2,72 +2,34 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
-import socket
-from collections.abc import Awaitable, Callable
 from typing import Any
 
-import httpx
 import pytest
-import uvicorn
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 
 from gpu import vision
-from gpu.vision import SCHEMA, Seen, VisionError, look, parse, vision_request
+from gpu.vision import SCHEMA, VisionError, parse, text_of, vision_request
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 20
 WEBP = b"RIFF\x10\0\0\0WEBPVP8 "
-SEEN = {"labels": ["cat", "sofa"], "description": "A cat on a sofa.", "style_tags": ["photo"]}
-
-Answer = Callable[[dict[str, Any]], Response]
-
-
-def completion(content: object) -> Response:
-    return JSONResponse({"choices": [{"message": {"role": "assistant", "content": content}}]})
-
-
-def ask(answer: Answer, image: bytes = PNG) -> tuple[Seen, list[dict[str, Any]]]:
-    """`look` at a chat server on loopback that answers so; with what it was asked."""
-    asked: list[dict[str, Any]] = []
-
-    async def respond(request: Request) -> Response:
-        asked.append(await request.json())
-        return answer(asked[-1])
-
-    return asyncio.run(_asked(respond, image)), asked
+SEEN = {
+    "labels": ["cat", "sofa"],
+    "description": "A cat on a sofa.",
+    "style_tags": ["photo"],
+    "nsfw": 0.25,
+}
 
 
-async def _asked(respond: Callable[[Request], Awaitable[Response]], image: bytes) -> Seen:
-    app = Starlette(routes=[Route("/v1/chat/completions", respond, methods=["POST"])])
-    listener = socket.create_server(("127.0.0.1", 0))  # holds the request until it is served
-    port = listener.getsockname()[1]
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
-    task = asyncio.create_task(server.serve([listener]))
-    try:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as http:
-            return await look(http, "Qwen/Qwen3-VL-8B-Instruct-FP8", image)
-    finally:
-        server.should_exit = True
-        await task
-        listener.close()
-
-
-def refusal(answer: Answer) -> VisionError:
-    with pytest.raises(VisionError) as caught:
-        ask(answer)
-    return caught.value
+def completion(content: object) -> dict[str, Any]:
+    return {"choices": [{"message": {"role": "assistant", "content": content}}]}
 
 
 @pytest.mark.parametrize("image", [b"", b"GIF89a", b"<svg/>", b"RIFF\0\0\0\0WAVE", b"\x89PN"])
 def test_what_is_no_image_is_not_sent(image: bytes) -> None:
     with pytest.raises(VisionError) as caught:
         vision_request("model", image)
-    assert (caught.value.code, caught.value.may_repeat) == ("image_refused", False)
+    assert caught.value.code == "image_refused"
 
 
 def test_an_image_that_is_too_large_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,49 +38,33 @@ def test_an_image_that_is_too_large_is_not_sent(monkeypatch: pytest.MonkeyPatch)
         vision_request("model", PNG)
 
 
-@pytest.mark.parametrize(("status", "code"), [(400, "vision_refused"), (404, "vision_refused")])
-def test_a_refusal_is_final(status: int, code: str) -> None:
-    error = refusal(lambda _: JSONResponse({}, status_code=status))
-    assert (error.code, error.may_repeat) == (code, False)
-
-
-@pytest.mark.parametrize("status", [303, 408, 429, 500, 503])
-def test_a_server_that_fails_may_be_asked_again(status: int) -> None:
-    error = refusal(lambda _: JSONResponse({}, status_code=status))
-    assert (error.code, error.may_repeat) == ("vision_unavailable", True)
-
-
-def test_a_server_that_is_not_there_is_unavailable() -> None:
-    async def nobody() -> None:
-        async with httpx.AsyncClient(base_url="http://127.0.0.1:9", trust_env=False) as http:
-            await look(http, "model", PNG)
-
-    with pytest.raises(VisionError) as caught:
-        asyncio.run(nobody())
-    assert caught.value.code == "vision_unavailable"
-
-
 @pytest.mark.parametrize(
     "answer",
     [
-        Response(b""),
-        Response(b"not json"),
-        Response(b"\xff"),
-        JSONResponse([]),
-        JSONResponse({"choices": []}),
-        JSONResponse({"choices": [{"message": None}]}),
-        completion(None),
-        completion([{"type": "text", "text": json.dumps(SEEN)}]),
-        completion(""),
+        None,
+        [],
+        "text",
+        {},
+        {"choices": []},
+        {"choices": {}},
+        {"choices": None},
+        {"choices": [None]},
+        {"choices": [{"message": None}]},
+        {"choices": [{"message": "text"}]},
+        {"choices": [{"message": {}}]},
     ],
+    ids=range(11),
 )
-def test_an_answer_that_is_no_completion_is_unreadable(answer: Response) -> None:
-    assert refusal(lambda _: answer).code == "vision_unreadable"
+def test_an_answer_that_is_no_completion_is_unreadable(answer: object) -> None:
+    with pytest.raises(VisionError) as caught:
+        text_of(answer)
+    assert caught.value.code == "vision_unreadable"
 
 
-def test_an_answer_without_end_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vision, "MAX_ANSWER_BYTES", 100)
-    assert refusal(lambda _: Response(b"x" * 200)).code == "vision_unreadable"
+@pytest.mark.parametrize("content", [None, [{"type": "text", "text": "{}"}], 7])
+def test_what_is_no_text_says_nothing(content: object) -> None:
+    with pytest.raises(VisionError):
+        parse(text_of(completion(content)))
 
 
 @pytest.mark.parametrize(
@@ -138,12 +84,12 @@ def test_an_answer_without_end_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_text_that_says_nothing_is_unreadable(text: str) -> None:
     with pytest.raises(VisionError) as caught:
         parse(text)
-    assert (caught.value.code, caught.value.may_repeat) == ("vision_unreadable", True)
+    assert caught.value.code == "vision_unreadable"
 
 
 def test_the_image_goes_along_as_data_with_the_schema_of_the_answer() -> None:
-    seen, (body,) = ask(lambda _: completion(json.dumps(SEEN)), WEBP)
-    assert seen.model_dump() == SEEN
+    body = vision_request("Qwen/Qwen3-VL-8B-Instruct-FP8", WEBP)
+    assert parse(text_of(completion(json.dumps(SEEN)))).model_dump() == SEEN
     image, text = body["messages"][0]["content"]
     kind, data = image["image_url"]["url"].split(",")
     assert kind == "data:image/webp;base64"
@@ -182,6 +128,19 @@ def test_lists_that_are_none_are_empty() -> None:
     assert (seen.labels, seen.style_tags) == ([], [])
 
 
+@pytest.mark.parametrize(
+    "rating", ["85", "-0.1", "1.01", "1e999", "NaN", "true", "null", '"0.5"', "[0.5]", "1" * 400]
+)
+def test_a_rating_that_is_no_share_is_none(rating: str) -> None:
+    seen = parse(json.dumps(SEEN)[:-5] + rating + "}")
+    assert (seen.nsfw, seen.labels) == (None, ["cat", "sofa"])
+
+
+@pytest.mark.parametrize("rating", ["0", "1", "0.5", "1e-3"])
+def test_a_rating_is_a_share(rating: str) -> None:
+    assert parse(json.dumps(SEEN)[:-5] + rating + "}").nsfw == float(rating)
+
+
 def test_a_long_description_is_cut_at_a_word() -> None:
     seen = parse(json.dumps(SEEN | {"description": "many words " * 500}))
     assert len(seen.description) <= vision.MAX_DESCRIPTION
@@ -194,5 +153,6 @@ def test_the_bounds_of_the_schema_are_those_of_what_is_read() -> None:
         "labels": vision.MAX_LABELS,
         "description": None,
         "style_tags": vision.MAX_STYLE_TAGS,
+        "nsfw": None,
     }
-    assert set(SCHEMA["required"]) == set(Seen.model_fields)
+    assert set(SCHEMA["required"]) == set(vision.Seen.model_fields)

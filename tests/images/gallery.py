@@ -30,6 +30,8 @@ def hang(connection: psycopg.Connection[Row], user: str, **columns: Any) -> str:
         "format": "png",
         "size_bytes": 9,
     } | columns
+    if "vision_embedding" in values:
+        values.setdefault("vision_embedding_model", "vectors-1")
     names = psycopg.sql.SQL(", ").join(map(psycopg.sql.Identifier, values))
     marks = psycopg.sql.SQL(", ").join(map(psycopg.sql.Placeholder, values))
     row = connection.execute(

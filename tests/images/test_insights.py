@@ -10,6 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
 
 from functions.core.database import Database
 from functions.images.analysis import refresh_insights
@@ -97,7 +98,8 @@ def test_it_is_refreshed_when_there_is_something_new(books: psycopg.Connection[R
     assert refresh(books) == 0
     image_id = hang(books, user)
     assert refresh(books) == 2
-    books.execute("select backend.image_analysed(%s, 'color', '1', '{}')", [image_id])
+    analyses = Jsonb([{"type": "color", "version": "1", "raw": {}}])
+    books.execute("select backend.image_analysed(%s, %s)", [image_id, analyses])
     assert refresh(books) == 2
     assert refresh(books) == 0
     books.execute("update private.insight_refreshes set refreshed_at = now() - interval '25 hours'")
@@ -148,6 +150,10 @@ def test_alike_are_ones_own_images_nearest_first(painter: Painter, new_painter: 
     angles = (0.0, 0.1, 0.3, 1.2)
     ids = [hang(connection, painter.id, vision_embedding=vector(angle)) for angle in angles]
     hang(connection, painter.id)  # not looked at yet
+    # Vectors of another model lie elsewhere, near by chance alone.
+    other = hang(
+        connection, painter.id, vision_embedding=vector(0), vision_embedding_model="vectors-2"
+    )
     stranger = new_painter()
     nearest = hang(connection, stranger.id, vision_embedding=vector(0.01), is_public=True)
 
@@ -161,7 +167,9 @@ def test_alike_are_ones_own_images_nearest_first(painter: Painter, new_painter: 
     # A stranger's image is nothing to begin from, and is not found.
     assert painter.rpc("search_similar_images", p_image_id=nearest).json() == []
     assert stranger.rpc("search_similar_images", p_image_id=ids[0]).json() == []
-    connection.execute("delete from public.generated_images where id = any(%s)", [[*ids, nearest]])
+    connection.execute(
+        "delete from public.generated_images where id = any(%s)", [[*ids, nearest, other]]
+    )
 
 
 @pytest.mark.anyio

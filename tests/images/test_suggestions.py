@@ -81,11 +81,23 @@ def looked_at(painter: Painter, generation: dict[str, Any], **summary: Any) -> s
     """Its image, marked, with what was found in it; the image's id."""
     [image] = generation["images"]
     painter.rest.post("/user_favorites", json={"image_id": image["id"]}).raise_for_status()
-    painter.payer.connection.execute(
-        "select backend.image_analysed(%s, 'vision', '1', '{}', %s)",
-        [image["id"], psycopg.types.json.Jsonb(summary)],
-    )
+    find(painter, image["id"], **summary)
     return str(image["id"])
+
+
+def find(painter: Painter, image_id: str, **summary: Any) -> None:
+    """Put this in place of what the worker found in the image, once it has."""
+    connection = painter.payer.connection
+    sight = (
+        "select vision_embedding is not null as is_over from public.generated_images where id = %s"
+    )
+    wait_for(lambda: connection.execute(sight, [image_id]).fetchone()["is_over"])
+    nothing = dict.fromkeys(("vision_description", "vision_labels", "style_tags"))
+    columns = ", ".join(f"{name} = %({name})s" for name in nothing)
+    connection.execute(
+        f"update public.generated_images set {columns} where id = %(id)s",  # noqa: S608
+        nothing | summary | {"id": image_id},
+    )
 
 
 # History -----------------------------------------------------------------------------------------
@@ -173,11 +185,7 @@ def test_vision_is_what_was_found_in_images_one_has_marked(
     )
     looked_at(painter, painter.made("two"), vision_labels=["cherries", "bowl"])
     [unmarked] = painter.made("three")["images"]
-    painter.payer.connection.execute(
-        "select backend.image_analysed(%s, 'vision', '1', '{}',"
-        """ '{"vision_labels": ["lighthouse"], "style_tags": ["unmarked"]}')""",
-        [unmarked["id"]],
-    )
+    find(painter, unmarked["id"], vision_labels=["lighthouse"], style_tags=["unmarked"])
     client = sdk(painter)
     [found] = of("vision", suggested(client, "a lighthouse"))
     assert found["suggested_prompt"] == "a lighthouse, oil painting, impasto"

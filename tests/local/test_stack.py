@@ -161,6 +161,7 @@ def test_what_a_stack_wrote_is_not_the_developers_choice_later(stack: Stack) -> 
     told = in_a_shell(
         stack,
         'set -a; . "$1"; QUERNEL_LOG_LEVEL=DEBUG; QUERNEL_STRIPE_API_BASE=http://127.0.0.1:7;'
+        " QUERNEL_SMTP_URL=; QUERNEL_VISION_MODEL=;"
         ' exec "$0" -c "import json, local.stack; print(json.dumps(local.stack.own_settings()))"',
     )
     assert told.returncode == 0, told.stderr
@@ -168,6 +169,7 @@ def test_what_a_stack_wrote_is_not_the_developers_choice_later(stack: Stack) -> 
         "QUERNEL_BREAKER_FAILURES": "0",  # the run's own choice: tests/conftest.py
         "QUERNEL_LOG_LEVEL": "DEBUG",
         "QUERNEL_STRIPE_API_BASE": "http://127.0.0.1:7",
+        "QUERNEL_VISION_MODEL": "",  # which means off
     }
 
 

@@ -464,7 +464,8 @@ def _draw(connection: psycopg.Connection, user: str, organization: str | None) -
         "platform",
     )
     connection.execute(
-        "select backend.image_analysed(i.id, 'color', '1', '{}')"
+        "select backend.image_analysed(i.id,"
+        ' \'[{"type": "color", "version": "1", "raw": {}}]\')'
         " from public.generated_images as i where i.generation_id = %s",
         [generation_id],
     )

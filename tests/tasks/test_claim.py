@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from dataclasses import replace
 
 import psycopg
 import pytest
@@ -50,6 +51,43 @@ def test_tasks_of_other_kinds_are_left_alone(queue: Queue, service: Service) -> 
     )
     assert other == []
     assert len(queue.claim()) == 1
+
+
+@pytest.mark.parametrize(("limit", "claimed"), [(-1, 0), (0, 0), (1, 1), (2, 2), (99, 3)])
+def test_of_a_kind_no_more_is_claimed_than_was_asked_for(
+    limit: int, claimed: int, queue: Queue, service: Service
+) -> None:
+    other = replace(queue, kind=f"{queue.kind}_other")
+    for _ in range(3):
+        queue.enqueue(priority=1)
+    later = other.enqueue()
+    tasks = service.rpc(
+        "task_claim",
+        p_kinds=[queue.kind, other.kind],
+        p_worker="w1",
+        p_limit=4,
+        p_lease_seconds=60,
+        p_limits={queue.kind: limit, "another": 1},
+    )
+    assert [task["kind"] for task in tasks] == [queue.kind] * claimed + [other.kind]
+    assert tasks[-1]["id"] == later
+
+
+def test_the_more_urgent_come_first_of_whatever_kind(queue: Queue, service: Service) -> None:
+    other = replace(queue, kind=f"{queue.kind}_other")
+    ids = [
+        chosen.enqueue(priority=priority)
+        for chosen, priority in ((queue, 3), (other, 2), (queue, 1), (other, 4))
+    ]
+    tasks = service.rpc(
+        "task_claim",
+        p_kinds=[queue.kind, other.kind],
+        p_worker="w1",
+        p_limit=3,
+        p_lease_seconds=60,
+    )
+    assert [task["id"] for task in tasks] == [ids[2], ids[1], ids[0]]
+    assert queue.row(ids[3])["status"] == "queued"
 
 
 def test_a_running_task_is_not_claimed_again(queue: Queue) -> None:

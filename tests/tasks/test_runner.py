@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -358,6 +360,87 @@ async def test_no_more_tasks_run_at_once_than_there_are_slots(
         queue.enqueue()
     assert await drain(settings, database, kinds(queue, count), slots=3) == 9
     assert most == 3
+
+
+async def test_slow_kinds_leave_slots_to_others(
+    queue: Queue, settings: Settings, database: Database
+) -> None:
+    """However many of them wait, and whatever their priority."""
+    quick = replace(queue, kind=f"{queue.kind}_quick")
+    most: Counter[str] = Counter()
+    running: Counter[str] = Counter()
+    is_over = asyncio.Event()
+
+    def work(name: str) -> Handler:
+        async def count(*_: Any) -> None:
+            running[name] += 1
+            most[name] = max(most[name], running[name])
+            if name == "slow":
+                await is_over.wait()
+            running[name] -= 1
+
+        return count
+
+    slow = [queue.enqueue(priority=1) for _ in range(20)]
+    handlers = {
+        queue.kind: TaskKind(work("slow"), 30, share=1 / 2),
+        quick.kind: TaskKind(work("quick"), 30),
+    }
+    runner = Runner(settings, database, handlers, name="test", slots=8)
+    assert await runner.claim() == 4
+    assert await runner.claim() == 0
+    ids = [quick.enqueue() for _ in range(6)]
+    assert await runner.claim() == 4
+    async with asyncio.timeout(20):
+        while any(quick.row(id_)["status"] != "done" for id_ in ids):
+            runner.ended.clear()
+            if not await runner.claim():
+                await runner.ended.wait()
+    assert [queue.row(id_)["status"] for id_ in slow].count("running") == 4
+    is_over.set()
+    assert await runner.drain(seconds=20, grace_seconds=0) >= 1
+    assert [queue.row(id_)["status"] for id_ in slow] == ["done"] * 20
+    assert most["slow"] == 4
+
+
+async def test_a_drain_does_not_end_before_the_rest_of_a_kind(
+    queue: Queue, settings: Settings, database: Database
+) -> None:
+    """What ends while tasks are asked for has kept others of its kind from being claimed."""
+    is_over = asyncio.Event()
+
+    async def wait(*_: Any) -> None:
+        await is_over.wait()
+
+    class Slow:
+        async def rpc(self, function: str, /, **arguments: Any) -> Any:
+            answer = await database.rpc(function, **arguments)
+            if function == "task_claim" and not answer:
+                is_over.set()
+                await asyncio.sleep(1)
+            return answer
+
+    ids = [queue.enqueue() for _ in range(3)]
+    other = f"{queue.kind}_other"
+    handlers = {queue.kind: TaskKind(wait, 30, share=1 / 8), other: TaskKind(wait, 30)}
+    slow: Any = Slow()
+    assert await drain(settings, slow, handlers) == 3
+    assert [queue.row(id_)["status"] for id_ in ids] == ["done"] * 3
+
+
+@pytest.mark.parametrize(
+    ("share", "slots", "limit"),
+    [(1.0, 8, 8), (0.5, 8, 4), (0.5, 3, 1), (0.5, 1, 1), (1 / 16, 16, 1), (1 / 16, 8, 1)],
+    ids=range(6),
+)
+def test_a_share_is_one_slot_at_least(share: float, slots: int, limit: int) -> None:
+    assert TaskKind(succeed, 30, share=share).limit(slots) == limit
+
+
+def test_what_can_take_minutes_leaves_slots_to_the_rest() -> None:
+    slow = {name: kind for name, kind in TASK_KINDS.items() if kind.timeout_seconds > 120}
+    assert {"image_generate", "image_analyze", "stripe_reconcile"} <= set(slow)
+    assert sum(kind.limit(runner_module.SLOTS) for kind in slow.values()) <= runner_module.SLOTS - 2
 
 
 async def test_stopping_lets_quick_tasks_finish_and_gives_the_others_back(

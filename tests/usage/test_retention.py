@@ -213,6 +213,23 @@ def test_behind_a_long_writer_of_profiles_a_month_is_not_made_for_now(ledger: Le
     assert one(ledger.admin, ahead)
 
 
+def test_of_two_drops_of_a_month_the_second_passes_it_by(ledger: Ledger, month: str) -> None:
+    """The relation was there when the second one looked, and is gone when its lock comes."""
+    first, second = ledger.another_admin(), ledger.another_door()
+    read_all(first, month)
+    first.execute(f"lock table {partition(month)} in share update exclusive mode")
+    with ThreadPoolExecutor(1) as pool:
+        dropping = pool.submit(drop, second, p_lock_ms=2_000)
+        wait_until_blocked(ledger.admin, second.info.backend_pid)
+        first.execute(f"drop table {partition(month)}")
+        first.commit()
+        try:
+            dropping.result()
+        except Refused as refused:  # by a month of another test
+            assert refused.code == "partition_in_use"  # noqa: PT017
+    assert not exists(ledger, month)
+
+
 def test_behind_a_long_reader_writers_wait_no_longer_than_the_drop_does(
     ledger: Ledger, month: str
 ) -> None:
