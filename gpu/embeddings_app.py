@@ -18,6 +18,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from gpu.request_body import read_body
+
 MAX_TEXTS = 2_048  # as OpenAI's
 MAX_BODY_BYTES = 16 * 1024 * 1024
 MAX_INSTRUCTION = 1_000  # characters
@@ -76,13 +78,11 @@ def embeddings_app(
     """The application. `names` are those of the model; `minimum` its shortest vectors."""
 
     async def embed(request: Request) -> Response:
-        body = bytearray()
-        async for data in request.stream():
-            body += data
-            if len(body) > MAX_BODY_BYTES:
-                return _refused(413, "The request is too large.")
+        body = await read_body(request, MAX_BODY_BYTES)
+        if body is None:
+            return _refused(413, "The request is too large.")
         try:
-            job = EmbeddingJob.model_validate_json(bytes(body))
+            job = EmbeddingJob.model_validate_json(body)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(map(str, first["loc"][:1]))

@@ -46,7 +46,7 @@ def decode(content: bytes, width: int, height: int) -> Image.Image:
             if picture.width * picture.height > MAX_PIXELS:
                 raise JobError("image_refused", "The input image has too many pixels.")
             picture.load()
-            turn = _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 0))
+            turn = _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
     except (OSError, ValueError, SyntaxError, MemoryError, Warning, Image.DecompressionBombError):
         raise JobError(
             "image_refused", "The input image is no PNG, JPEG or WebP that decodes."

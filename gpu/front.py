@@ -19,6 +19,8 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from gpu.request_body import read_body
+
 CHAT_PATHS: Mapping[str, str] = {
     "/v1/chat/completions": "POST",
     "/v1/models": "GET",
@@ -62,16 +64,14 @@ def front(
         return JSONResponse({"is_warm": healthy}, status_code=200 if healthy else 503)
 
     async def forward(request: Request) -> Response:
-        body = bytearray()
-        async for data in request.stream():
-            body += data
-            if len(body) > MAX_BODY_BYTES:
-                return _error(413, "The request is too large.")
+        body = await read_body(request, MAX_BODY_BYTES)
+        if body is None:
+            return _error(413, "The request is too large.")
         # By the route's own path: what is not listed cannot be spelt, and no query goes along.
         sent = client.build_request(
             request.method,
             request.scope["route"].path,
-            content=bytes(body),
+            content=body,
             headers=_only(request.headers, REQUEST_HEADERS),
         )
         try:

@@ -24,6 +24,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from gpu.front import ANSWER_HEADERS, MAX_BODY_BYTES, REQUEST_HEADERS
+from gpu.request_body import read_body
 
 PATHS = {
     "chat": "/v1/chat/completions",
@@ -86,13 +87,11 @@ def gateway(places: Mapping[str, Place], token: str, headers: Mapping[str, str])
         shown = request.headers.get("authorization", "").encode()
         if not secrets.compare_digest(shown, f"Bearer {token}".encode()):
             return _error(401, "The token is missing or wrong.")
-        body = bytearray()
-        async for data in request.stream():
-            body += data
-            if len(body) > MAX_BODY_BYTES:
-                return _error(413, "The request is too large.")
+        body = await read_body(request, MAX_BODY_BYTES)
+        if body is None:
+            return _error(413, "The request is too large.")
         try:
-            asked = json.loads(bytes(body))
+            asked = json.loads(body)
             name, streams = asked["model"], asked.get("stream") is True
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return _error(400, "The body must be a JSON object that names a model.")
@@ -100,7 +99,7 @@ def gateway(places: Mapping[str, Place], token: str, headers: Mapping[str, str])
         if place is None or place.path != request.scope["route"].path:
             return _error(404, "There is no such model here.")
         named = {key: request.headers[key] for key in REQUEST_HEADERS if key in request.headers}
-        return _Relay(client, place, bytes(body), named, streams=streams)
+        return _Relay(client, place, body, named, streams=streams)
 
     async def health(_: Request) -> Response:
         return JSONResponse({"models": sorted(places)})

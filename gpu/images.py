@@ -25,7 +25,7 @@ from gpu.catalog import IMAGE_MODELS, SAFETY_MODEL, ServedModel
 from gpu.contract import Event, ImageJob, JobError
 from gpu.encode import decode, encode
 from gpu.families import arguments, scheduled_steps, steps_of, strength_of
-from gpu.loras import LoraFile, LoraFolder, acting
+from gpu.loras import LoraFile, LoraFolder
 from gpu.pipelines import Hub, Pipeline, Pipelines, free_memory, open_pipeline, weights_in
 from gpu.safety import SafetyClassifier, is_refused
 
@@ -43,6 +43,16 @@ logger = logging.getLogger(__name__)
 
 class NotWantedError(Exception):
     """Whoever asked has left."""
+
+
+@dataclass(frozen=True)
+class _Materials:
+    """What a job is drawn with, from disk or from the hub."""
+
+    begun_from: Image.Image | None
+    loras: list[tuple[LoraFile, float]]
+    is_distilled: bool
+    """Whether one of them is a Lightning LoRA."""
 
 
 @dataclass
@@ -93,12 +103,14 @@ class Painter:
         """
         started = time.monotonic()
         model = _able(job)
+        # Before its turn: while files are fetched, the card draws for others.
+        materials = self._materials(job, model)
         with self._lock:
             if not is_wanted():
                 raise NotWantedError
             if torch.cuda.is_available():
                 torch.cuda.reset_peak_memory_stats()
-            pictures = self._pictures(job, model, tell, is_wanted)
+            pictures = self._pictures(job, materials, tell, is_wanted)
             scores = self._safety.scores(pictures)
             peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
         for index, (picture, score) in enumerate(zip(pictures, scores, strict=True)):
@@ -134,26 +146,31 @@ class Painter:
         )
         self.draw(job, lambda _: None)
 
-    def _pictures(
-        self, job: ImageJob, model: ServedModel, tell: Tell, is_wanted: IsWanted
-    ) -> list[Image.Image]:
+    def _materials(self, job: ImageJob, model: ServedModel) -> _Materials:
         begun_from = None
         if job.init_image is not None:
             begun_from = decode(job.init_image, job.width, job.height)
         lightning = self._lightning(model.id, steps_of(job))
-        loras = acting(job.loras, self._loras, lightning)
+        loras = [] if lightning is None else [(lightning, 1.0)]
+        loras += [(self._loras.get(lora.id), lora.scale) for lora in job.loras]
+        return _Materials(begun_from, loras, is_distilled=lightning is not None)
+
+    def _pictures(
+        self, job: ImageJob, materials: _Materials, tell: Tell, is_wanted: IsWanted
+    ) -> list[Image.Image]:
+        begun_from, is_distilled = materials.begun_from, materials.is_distilled
         try:
-            pipeline = self._alone(model.id, lambda: self._pipelines.get(model.id))
+            pipeline = self._alone(job.model, lambda: self._pipelines.get(job.model))
             pipe = self._alone(
-                model.id,
+                job.model,
                 lambda: pipeline.ready(
-                    loras,
+                    materials.loras,
                     steps=steps_of(job),
-                    is_distilled=lightning is not None,
+                    is_distilled=is_distilled,
                     image=begun_from is not None,
                 ),
             )
-            told = _told(job, begun_from) | arguments(job, is_distilled=lightning is not None)
+            told = _told(job, begun_from) | arguments(job, is_distilled=is_distilled)
             try:
                 return self._passes(job, pipe, told, tell, is_wanted)
             finally:

@@ -20,6 +20,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from gpu.contract import MAX_BODY_BYTES, Event, ImageJob, JobError
+from gpu.request_body import read_body
 
 BEAT_SECONDS = 10.0
 
@@ -40,13 +41,11 @@ def images_app(painter: Draws, *, beat_seconds: float = BEAT_SECONDS) -> Starlet
     """The application."""
 
     async def images(request: Request) -> Response:
-        body = bytearray()
-        async for data in request.stream():
-            body += data
-            if len(body) > MAX_BODY_BYTES:
-                return _refused(413, "The request is too large.")
+        body = await read_body(request, MAX_BODY_BYTES)
+        if body is None:
+            return _refused(413, "The request is too large.")
         try:
-            job = ImageJob.model_validate_json(bytes(body))
+            job = ImageJob.model_validate_json(body)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False, include_context=False)[0]
             where = ".".join(map(str, first["loc"]))[:100]

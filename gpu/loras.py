@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import struct
+import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 from safetensors import SafetensorError
 
-from gpu.contract import LORA_ID, JobError, Lora
+from gpu.contract import LORA_ID, JobError
 
 MAX_BYTES = 2 * 1024**3
 """Of one file. Those for the largest models, at a rank of 128, have about 1.5 GB."""
@@ -83,6 +84,7 @@ class LoraFolder:
         self._endpoint = endpoint
         self._api = HfApi(endpoint=endpoint, token=False)
         self._most_bytes = most_bytes
+        self._lock = threading.Lock()
 
     def get(self, lora_id: str) -> LoraFile:
         """The file of a LoRA.
@@ -91,6 +93,10 @@ class LoraFolder:
         """
         if re.fullmatch(LORA_ID, lora_id) is None:
             raise JobError("lora_refused", "A LoRA is named as owner/name.")
+        with self._lock:  # of two who want the same one fetches it
+            return self._found(lora_id)
+
+    def _found(self, lora_id: str) -> LoraFile:
         place = self._folder / lora_id.replace("/", "--")
         try:
             found = self._api.model_info(lora_id, files_metadata=True, timeout=HUB_SECONDS)
@@ -313,11 +319,3 @@ def _used(path: Path, commit: str) -> LoraFile:
     path.touch()
     told = f"{path.parent.parent.name}/{commit}/{path.name}"
     return LoraFile(path, "lora_" + hashlib.sha256(told.encode()).hexdigest()[:16])
-
-
-def acting(
-    loras: Sequence[Lora], folder: LoraFolder, own: LoraFile | None
-) -> list[tuple[LoraFile, float]]:
-    """Those of a job and, before them, one of the model's own. Raises JobError."""
-    first = [] if own is None else [(own, 1.0)]
-    return first + [(folder.get(one.id), one.scale) for one in loras]

@@ -49,7 +49,7 @@ def cleaned(text: str) -> Cleaned:
 
     def replaced(match: re.Match[str]) -> str:
         run, kind = match.group(), match.lastgroup or ""
-        if len(run) == 1 and _is_honest(text, match.start(), run):
+        if _is_honest(text, match.start(), run):
             return run
         removed[kind] += len(run)
         longest[kind] = max(longest[kind], len(run))

@@ -24,8 +24,8 @@ from functions.core.errors import OperatorError
 from functions.libraries.chunking import Chunk
 from functions.libraries.errors import ParseError
 
-SECONDS = 30.0
-"""For one page. An honest one of ten megabytes takes about that."""
+SECONDS = 60.0
+"""For one page. An honest one of ten megabytes takes half of it."""
 
 MEMORY_BYTES = 2 * 1024**3
 ANSWER_BYTES = 256 * 1024**2

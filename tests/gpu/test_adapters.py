@@ -117,14 +117,28 @@ def unfit() -> Iterator[tuple[str, dict[str, torch.Tensor]]]:
             "transformer.nowhere.lora_B.weight": torch.ones(32, 4),
         },
     )
+    fits = {
+        "transformer.transformer_blocks.0.attn.to_q.lora_A.weight": torch.ones(4, 32),
+        "transformer.transformer_blocks.0.attn.to_q.lora_B.weight": torch.ones(32, 4),
+    }
+    layer = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj"
+    yield (
+        "text",
+        fits
+        | {
+            f"{layer}.lora_A.weight": torch.ones(4, 999),
+            f"{layer}.lora_B.weight": torch.ones(999, 4),
+        },
+    )
     yield "half", {"transformer.transformer_blocks.0.attn.to_q.lora_A.weight": torch.ones(4, 32)}
 
 
-@pytest.mark.parametrize("name", ["shape", "names", "half"])
+@pytest.mark.parametrize("name", ["shape", "names", "text", "half"])
 def test_one_that_does_not_fit_is_refused_and_does_not_stay(
     studio: Studio, tmp_path: Path, name: str
 ) -> None:
     [plain] = studio.draw("flux-schnell")
+    [foggy] = studio.draw("flux-schnell", loras=loras("flux-schnell", fog=1.0))
     path = save_weights(tmp_path / "lora.safetensors", dict(unfit())[name])
     studio.shelf.files["someone/unfit"] = LoraFile(path, "lora_unfit")
     both = [*loras("flux-schnell", fog=1.0), {"id": "someone/unfit", "scale": 1.0}]
@@ -133,6 +147,8 @@ def test_one_that_does_not_fit_is_refused_and_does_not_stay(
             studio.draw("flux-schnell", loras=told)
         assert refused.value.code == "lora_refused"
         assert studio.draw("flux-schnell") == [plain]
+        assert studio.draw("flux-schnell", loras=loras("flux-schnell", fog=1.0)) == [foggy]
+        studio.draw("flux-schnell")
 
 
 @pytest.mark.parametrize("model", ["flux-schnell", "flux-dev"])

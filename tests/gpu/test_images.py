@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -223,14 +226,44 @@ def test_a_model_that_draws_nothing_is_unknown(studio: Studio, model: str) -> No
 
 @pytest.mark.parametrize("model", ["flux-dev", "qwen-image"])
 def test_a_job_that_is_left_stops_at_its_next_step_and_leaves_nothing_behind(
-    studio: Studio, model: str
+    tiny_models: Path, monkeypatch: pytest.MonkeyPatch, model: str
 ) -> None:
-    steps = 14  # the first-block cache is on
+    # All that the first-block cache has it takes, that of the job before as well.
+    family = dataclasses.replace(FAMILIES[model], cache_threshold=1e9)
+    monkeypatch.setitem(FAMILIES, model, family)
+    studio = Studio(tiny_models)
+    steps = 14
     expected = studio.draw(model, steps=steps)
     left = iter([True, True, True])
     with pytest.raises(NotWantedError):
         studio.events(model, is_wanted=lambda: next(left, False), steps=steps, seed=99)
     assert studio.draw(model, steps=steps) == expected
+
+
+def test_one_job_is_drawn_at_a_time_and_none_for_who_left_the_line(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = {seed: studio.draw("flux-schnell", seed=seed) for seed in (1, 2)}
+    inside, most = [], []
+    draw = studio.painter._pictures
+
+    def watched(job: ImageJob, *rest: Any) -> Any:
+        inside.append(job.seed)
+        most.append(len(inside))
+        try:
+            return draw(job, *rest)
+        finally:
+            inside.remove(job.seed)
+
+    monkeypatch.setattr(studio.painter, "_pictures", watched)
+    with ThreadPoolExecutor(3) as threads:
+        stays = [threads.submit(studio.draw, "flux-schnell", seed=seed) for seed in (1, 2)]
+        leaves = threads.submit(studio.events, "flux-schnell", is_wanted=lambda: False, seed=3)
+        drawn = [one.result() for one in stays]
+        with pytest.raises(NotWantedError):
+            leaves.result()
+    assert drawn == [expected[1], expected[2]]
+    assert most == [1, 1]
 
 
 class TooMuch:
@@ -350,3 +383,22 @@ def test_the_painter_of_the_catalog_fetches_what_is_pinned(
     assert set(asked[1:]) == {
         ("black-forest-labs/FLUX.1-schnell", "741f7c3ce8b383c54771c7003378a50191e9efe9")
     }
+
+
+def test_the_card_draws_for_others_while_a_lora_is_fetched(tiny_models: Path) -> None:
+    studio = Studio(tiny_models)
+    is_fetching, may_come = threading.Event(), threading.Event()
+
+    def get(lora_id: str) -> Any:
+        is_fetching.set()
+        assert may_come.wait(60)
+        raise JobError("lora_not_found", lora_id)
+
+    studio.shelf.get = get  # type: ignore[method-assign]
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(studio.draw, "flux-schnell", loras=[{"id": "someone/slow"}])
+        assert is_fetching.wait(60)
+        assert len(studio.draw("flux-schnell")) == 1
+        may_come.set()
+        with pytest.raises(JobError):
+            waiting.result()

@@ -12,11 +12,13 @@ from typing import Any
 import diffusers
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 
 from gpu import pipelines
 from gpu.catalog import IMAGE_MODELS
+from gpu.catalog import MODELS as ALL
 from gpu.contract import JobError
-from gpu.families import FAMILIES
+from gpu.families import FAMILIES, LIGHTNING_SCHEDULE
 from gpu.loras import LoraFile
 from gpu.pipelines import Hub, Pipeline, Pipelines, open_pipeline, weights_in
 from tests.gpu.painting import DEVICE, MODELS, ONE_IN_255, Studio, difference, picture
@@ -236,8 +238,6 @@ def test_a_model_that_cannot_be_loaded_leaves_the_others(tiny_models: Path, tmp_
 
 
 def test_a_model_without_a_family_is_unknown(tmp_path: Path) -> None:
-    from gpu.catalog import MODELS as ALL  # noqa: PLC0415
-
     with pytest.raises(JobError):
         open_pipeline(tmp_path, ALL["Qwen3-Embedding-4B"], DEVICE, None)
 
@@ -255,6 +255,76 @@ def fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, 
     return asked
 
 
+SHARDS = [f"-{shard:05}-of-00003" for shard in (1, 2, 3)]
+CLIP = [f"tokenizer/{name}" for name in ("merges.txt", "vocab.json", "tokenizer_config.json")]
+FILES = {
+    "flux-schnell": [
+        *CLIP,
+        *[f"transformer/diffusion_pytorch_model{shard}.safetensors" for shard in SHARDS],
+        "transformer/diffusion_pytorch_model.safetensors.index.json",
+        "text_encoder/model.safetensors",
+        "text_encoder_2/model-00001-of-00002.safetensors",
+        "text_encoder_2/model.safetensors.index.json",
+        "tokenizer_2/spiece.model",
+        "tokenizer_2/tokenizer.json",
+        "vae/diffusion_pytorch_model.safetensors",
+    ],
+    "qwen-image": [
+        *CLIP,
+        *[f"transformer/diffusion_pytorch_model{shard}.safetensors" for shard in SHARDS],
+        "text_encoder/model.safetensors.index.json",
+        "text_encoder/generation_config.json",
+        "tokenizer/added_tokens.json",
+        "vae/config.json",
+    ],
+    "sdxl": [
+        *CLIP,
+        "text_encoder/model.fp16.safetensors",
+        "text_encoder_2/model.fp16.safetensors",
+        "tokenizer_2/special_tokens_map.json",
+        "unet/diffusion_pytorch_model.fp16.safetensors",
+        "vae/diffusion_pytorch_model.fp16.safetensors",
+    ],
+    "nsfw-image-detection": ["config.json", "model.safetensors", "preprocessor_config.json"],
+}
+OTHER_FILES = {
+    "flux-schnell": ["flux1-schnell.safetensors", "ae.safetensors", "schnell_grid.jpeg"],
+    "qwen-image": ["README.md"],
+    "sdxl": [
+        "sd_xl_base_1.0.safetensors",
+        "sd_xl_base_1.0_0.9vae.safetensors",
+        "text_encoder/model.safetensors",
+        "text_encoder/model.onnx",
+        "text_encoder_2/model.onnx_data",
+        "text_encoder/openvino_model.bin",
+        "unet/diffusion_pytorch_model.safetensors",
+        "vae_1_0/diffusion_pytorch_model.fp16.safetensors",
+        "vae_decoder/model.onnx",
+    ],
+    "nsfw-image-detection": ["pytorch_model.bin", "optimizer.pt", "falconsai_yolov9.pt"],
+}
+
+
+@pytest.mark.parametrize("model", list(FILES))
+def test_what_a_model_is_read_from_is_fetched_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    asked: list[str] = []
+
+    def snapshot_download(*_: Any, allow_patterns: list[str], **__: Any) -> str:
+        asked.extend(allow_patterns)
+        return str(tmp_path)
+
+    monkeypatch.setattr(pipelines, "snapshot_download", snapshot_download)
+    Hub(tmp_path).model(ALL[model])
+    named = FILES[model] + OTHER_FILES[model]
+    if ALL[model].kind == "image":
+        named += (more := ["model_index.json", "scheduler/scheduler_config.json"])
+    else:
+        more = []
+    assert list(filter_repo_objects(named, allow_patterns=asked)) == FILES[model] + more
+
+
 @pytest.mark.parametrize(("steps", "most"), [(1, 4), (4, 4), (5, 8), (8, 8), (9, None), (50, None)])
 def test_lightning_has_a_lora_for_four_and_for_eight_steps(
     fetched: list[tuple[str, str, str]], tmp_path: Path, steps: int, most: int | None
@@ -268,6 +338,20 @@ def test_lightning_has_a_lora_for_four_and_for_eight_steps(
     assert (file.path.name, file.name) == (name, f"lightning_{most}")
     [(hub_id, _, revision)] = fetched
     assert (hub_id, len(revision)) == ("lightx2v/Qwen-Image-2512-Lightning", 40)
+
+
+def test_lightning_has_the_schedule_that_it_was_distilled_with(studio: Studio) -> None:
+    pipeline = studio.pipelines.get("qwen-image")
+
+    def schedule(*, is_distilled: bool) -> dict[str, Any]:
+        pipe = pipeline.ready([], steps=4, is_distilled=is_distilled, image=False)
+        return dict(pipe.scheduler.config)
+
+    own = dict(pipeline._pipe.scheduler.config)
+    distilled = schedule(is_distilled=True)
+    assert {name: distilled[name] for name in LIGHTNING_SCHEDULE} == LIGHTNING_SCHEDULE
+    assert own["base_shift"] != LIGHTNING_SCHEDULE["base_shift"]
+    assert schedule(is_distilled=False) == own
 
 
 @pytest.mark.parametrize("model", ["flux-schnell", "flux-dev", "sdxl"])

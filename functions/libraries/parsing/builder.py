@@ -177,7 +177,7 @@ class Builder:
             iter([*tops[:1], *[block.title for block in headings[:1]]]), name
         )
         return Document(
-            title=" ".join(title.split())[:TITLE_CHARACTERS],
+            title=" ".join(self._clean(title).split())[:TITLE_CHARACTERS],
             blocks=tuple(self.blocks),
             kind=kind,
             metadata=dict(self.metadata),

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 from functions.core.json import Json
+from functions.libraries.characters import cleaned
 from functions.libraries.document import Position
 from functions.libraries.errors import ParseError
 from functions.libraries.parsing import safe_yaml
@@ -287,4 +288,4 @@ def _cell(value: Json) -> str:
 
 
 def _escaped(key: str) -> str:
-    return key.replace("~", "~0").replace("/", "~1")
+    return cleaned(key).text.replace("~", "~0").replace("/", "~1")
