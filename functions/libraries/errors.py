@@ -17,3 +17,7 @@ class ParseError(Exception):
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"
+
+
+class SourceError(ParseError):
+    """A source that is not crawled: the state of its library."""

@@ -13,7 +13,7 @@ from functions.core.storage import NoObjectError, StorageError, open_storage
 from functions.images.model_server import NoAnswerError
 from functions.libraries.embedding import lexical
 from functions.libraries.embedding.documents import DIMENSIONS
-from functions.libraries.errors import ParseError
+from functions.libraries.errors import ParseError, SourceError
 from functions.libraries.indexing import Indexer, Version, unique
 from functions.libraries.sources.archives import MAX_ARCHIVE_BYTES, files_of_archive
 from functions.libraries.sources.files import Skipped, SourceFile, is_documentation
@@ -75,7 +75,7 @@ async def crawl_library(payload: dict[str, Json], context: TaskContext) -> dict[
         raise TaskRetryError(error.reason, seconds=RETRY_SECONDS) from None
     except QuernelError as error:
         if error.code == "library_is_empty":
-            return await _failed(context, begun, ParseError(error.code, error.message))
+            return await _failed(context, begun, SourceError(error.code, error.message))
         if error.code == "crawl_superseded":
             return {"result": "superseded"}
         raise
@@ -103,18 +103,18 @@ async def _fetched(context: TaskContext, source: dict[str, Any], skipped: Skippe
         raise TaskRetryError(type(error).__name__, seconds=RETRY_SECONDS) from None
     except QuernelError as error:  # an address that nobody calls, or no answer from it
         if error.status < 500:
-            raise ParseError("source_refused", error.message) from None
+            raise SourceError("source_refused", error.message) from None
         if context.attempt < MAX_ATTEMPTS:
             raise TaskRetryError(error.code, seconds=RETRY_SECONDS) from None
-        raise ParseError("source_unavailable", "The source does not answer.") from None
-    raise ParseError("source_not_supported", f"Sources of kind {kind} are not crawled yet.")
+        raise SourceError("source_unavailable", "The source does not answer.") from None
+    raise SourceError("source_not_supported", f"Sources of kind {kind} are not crawled yet.")
 
 
 async def _package(context: TaskContext, kind: str, name: str, skipped: Skipped) -> Fetched:
     settings = context.settings
     url = settings.python_registry_url if kind == "pypi" else settings.npm_registry_url
     if url is None:
-        raise ParseError("source_not_configured", "The operator has named no registry for it.")
+        raise SourceError("source_not_configured", "The operator has named no registry for it.")
     http = SafeClient()
     try:
         find = python_package if kind == "pypi" else npm_package
@@ -134,7 +134,7 @@ async def _object(context: TaskContext, path: str) -> bytes:
         async with open_storage(context.settings, BUCKET) as storage:
             return await storage.get(path, max_bytes=MAX_ARCHIVE_BYTES)
     except NoObjectError:
-        raise ParseError("source_gone", "The archive is not there, or is too large.") from None
+        raise SourceError("source_gone", "The archive is not there, or is too large.") from None
     except SettingsError as error:
         raise TaskRejectedError(str(error)) from None
 
@@ -142,7 +142,7 @@ async def _object(context: TaskContext, path: str) -> bytes:
 def _documentation(content: bytes, skipped: Skipped) -> list[SourceFile]:
     files = unique(files_of_archive(content, is_documentation, skipped))
     if not files:
-        raise ParseError("no_documentation", "There is no documentation in it.")
+        raise SourceError("no_documentation", "There is no documentation in it.")
     return files
 
 

@@ -20,10 +20,10 @@ from functions.tasks.context import TaskKind
 
 TASK_KINDS: Mapping[str, TaskKind] = {
     "image_generate": TaskKind(generate_image, timeout_seconds=1800, share=1 / 2),
-    "image_analyze": TaskKind(analyze_image, timeout_seconds=300, share=1 / 4),
+    "image_analyze": TaskKind(analyze_image, timeout_seconds=300, share=3 / 16),
     "insights_refresh": TaskKind(refresh_insights, timeout_seconds=900, share=1 / 16),
     "image_files_delete": TaskKind(delete_files, timeout_seconds=120),
-    "library_crawl": TaskKind(crawl_library, timeout_seconds=3600, share=1 / 8),
+    "library_crawl": TaskKind(crawl_library, timeout_seconds=3600, share=1 / 16),
     "files_delete": TaskKind(delete_files, timeout_seconds=120),
     "email": TaskKind(send_email, timeout_seconds=120),
     "auto_top_up": TaskKind(buy_automatic_top_up, timeout_seconds=120),

@@ -42,6 +42,12 @@ def test_every_code_of_a_refusal_is_listed_and_no_other() -> None:
     assert listed("Refusals") == raised
 
 
+def test_every_reason_why_a_source_is_not_read_is_listed_and_no_other() -> None:
+    raised = set().union(*(strings_of(path, "SourceError") for path in SOURCES))
+    assert {"source_gone", "unknown_package"} <= raised
+    assert listed("Sources that are not read") == raised
+
+
 def test_every_warning_is_listed_and_no_other() -> None:
     warned = set().union(*(strings_of(path, "warn") for path in SOURCES))
     assert "table_cut" in warned

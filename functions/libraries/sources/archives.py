@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from functions.libraries.errors import ParseError
+from functions.libraries.errors import SourceError
 from functions.libraries.sources.files import Skipped, SourceFile, safe_path
 
 MAX_ARCHIVE_BYTES = 256 * 1024 * 1024
@@ -61,10 +61,10 @@ def files_of_archive(content: bytes, is_wanted: IsWanted, skipped: Skipped) -> I
     """The files of a zip or a tar (also .gz, .bz2, .xz) that are wanted, by path.
 
     One folder that everything lies in is left out of the paths. What is passed over is counted in
-    `skipped`. Raises ParseError where it is no archive, or not one file of it could be read.
+    `skipped`. Raises SourceError where it is no archive, or not one file of it could be read.
     """
     if len(content) > MAX_ARCHIVE_BYTES:
-        raise ParseError("too_large", f"The archive has more than {MAX_ARCHIVE_BYTES} bytes.")
+        raise SourceError("too_large", f"The archive has more than {MAX_ARCHIVE_BYTES} bytes.")
     room, found = _Room(), []
     members = _zipped if content.startswith(b"PK") else _tarred
     try:
@@ -73,7 +73,7 @@ def files_of_archive(content: bytes, is_wanted: IsWanted, skipped: Skipped) -> I
             found += [file]
     except _UNREADABLE:
         if not found:
-            raise ParseError("unreadable", "The archive is broken, or is none.") from None
+            raise SourceError("unreadable", "The archive is broken, or is none.") from None
         skipped.add("archive_broken")
     yield from _without_root(found)
 

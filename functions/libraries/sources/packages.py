@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 from functions.core.http import FetchedResponse, SafeClient
-from functions.libraries.errors import ParseError
+from functions.libraries.errors import SourceError
 
 MAX_DESCRIPTION_BYTES = 32 * 1024 * 1024  # npm lists every version that there ever was
 MAX_ARCHIVE_BYTES = 128 * 1024 * 1024
@@ -38,9 +38,9 @@ class Package:
 
 
 async def python_package(http: SafeClient, registry_url: str, name: str) -> Package:
-    """The latest source distribution of a Python package. Raises ParseError, QuernelError."""
+    """The latest source distribution of a Python package. Raises SourceError, QuernelError."""
     if _PYTHON_NAME.fullmatch(name) is None:
-        raise ParseError("unknown_package", "This is no name of a package.")
+        raise SourceError("unknown_package", "This is no name of a package.")
     told = await _described(http, f"{registry_url.rstrip('/')}/pypi/{name}/json")
     try:
         version, links = str(told["info"]["version"]), told["info"].get("project_urls") or {}
@@ -49,7 +49,7 @@ async def python_package(http: SafeClient, registry_url: str, name: str) -> Pack
     except (KeyError, TypeError, AttributeError):
         raise _unreadable() from None
     except StopIteration:
-        raise ParseError("no_documentation", "The package has no source distribution.") from None
+        raise SourceError("no_documentation", "The package has no source distribution.") from None
     docs = next(
         (str(url) for label, url in links.items() if "doc" in label.lower()),
         None,
@@ -58,9 +58,9 @@ async def python_package(http: SafeClient, registry_url: str, name: str) -> Pack
 
 
 async def npm_package(http: SafeClient, registry_url: str, name: str) -> Package:
-    """The latest version of an npm package. Raises ParseError, QuernelError."""
+    """The latest version of an npm package. Raises SourceError, QuernelError."""
     if _NPM_NAME.fullmatch(name) is None:
-        raise ParseError("unknown_package", "This is no name of a package.")
+        raise SourceError("unknown_package", "This is no name of a package.")
     told = await _described(http, f"{registry_url.rstrip('/')}/{quote(name, safe='@')}")
     try:
         version = str(told["dist-tags"]["latest"])
@@ -72,14 +72,14 @@ async def npm_package(http: SafeClient, registry_url: str, name: str) -> Package
 
 
 async def archive_of(http: SafeClient, package: Package) -> bytes:
-    """The bytes of a package's archive. Raises ParseError, QuernelError."""
+    """The bytes of a package's archive. Raises SourceError, QuernelError."""
     answer = await http.fetch(
         package.archive_url, max_bytes=MAX_ARCHIVE_BYTES, timeout_seconds=SECONDS
     )
     _require_ok(answer)
     digest = hashlib.sha256(answer.body).hexdigest()
     if package.sha256 is not None and not hmac.compare_digest(digest, package.sha256):
-        raise ParseError("unreadable", "The archive is not what the registry says it is.")
+        raise SourceError("unreadable", "The archive is not what the registry says it is.")
     return answer.body
 
 
@@ -102,9 +102,9 @@ async def _described(http: SafeClient, url: str) -> dict[str, Any]:
 
 def _require_ok(answer: FetchedResponse) -> None:
     if answer.status in (404, 410):
-        raise ParseError("unknown_package", "The registry has no such package.")
+        raise SourceError("unknown_package", "The registry has no such package.")
     if answer.status != 200:
-        raise ParseError("source_unavailable", f"The registry answered with {answer.status}.")
+        raise SourceError("source_unavailable", f"The registry answered with {answer.status}.")
 
 
 def _sound(version: str, url: str, digest: str | None, docs: str | None) -> Package:
@@ -114,5 +114,5 @@ def _sound(version: str, url: str, digest: str | None, docs: str | None) -> Pack
     return Package(version, url, digest, docs if is_link else None)
 
 
-def _unreadable() -> ParseError:
-    return ParseError("source_unavailable", "The registry's description cannot be read.")
+def _unreadable() -> SourceError:
+    return SourceError("source_unavailable", "The registry's description cannot be read.")
