@@ -54,8 +54,8 @@ image = (
     .add_local_file(PROJECT / "constraints.txt", LOCK, copy=True)
     .uv_pip_install(
         requirements=[str(PROJECT / "pyproject.toml")],
-        # Imported where they are used alone: libraries of providers, and of AWS KMS.
-        extra_options=f"--constraints {LOCK} --require-hashes --extra aws --extra images",
+        # Imported where they are used alone: libraries of providers, of AWS KMS, and parsers.
+        extra_options=f"--constraints {LOCK} --require-hashes --extra aws --extra images --extra libraries",
         uv_version=UV_VERSION,
     )
     .add_local_python_source("functions", "gpu")
