@@ -48,6 +48,7 @@ CACHE = "/cache"
 HF_HOME = f"{CACHE}/huggingface"  # read when the hub's library is imported
 PROJECT = Path(__file__).parent
 LOCK = "/quernel/constraints.txt"
+EXTRAS = "--extra aws --extra images --extra libraries"
 
 image = (
     modal.Image.debian_slim(PYTHON_VERSION)
@@ -55,7 +56,7 @@ image = (
     .uv_pip_install(
         requirements=[str(PROJECT / "pyproject.toml")],
         # Imported where they are used alone: libraries of providers, of AWS KMS, and parsers.
-        extra_options=f"--constraints {LOCK} --require-hashes --extra aws --extra images --extra libraries",
+        extra_options=f"--constraints {LOCK} --require-hashes {EXTRAS}",
         uv_version=UV_VERSION,
     )
     .add_local_python_source("functions", "gpu")
