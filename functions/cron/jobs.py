@@ -159,6 +159,21 @@ CRON_JOBS: Mapping[str, CronJob] = {
         HOUR,
         (Step("usage_addresses_forget", batch=1000),),
     ),
+    "libraries_refresh": CronJob(
+        "Have libraries crawled again whose time has come",
+        600,
+        (Step("libraries_due"),),
+    ),
+    "library_answers_purge": CronJob(
+        "Delete answers from documentation that have expired",
+        600,
+        (Step("library_answers_purge", batch=5000),),
+    ),
+    "documents_expire": CronJob(
+        "Delete documents whose file never came",
+        HOUR,
+        (Step("documents_expire", batch=200),),
+    ),
     "provider_keys_revalidate": CronJob(
         "Have a worker ask providers about keys that lie idle",
         HOUR,

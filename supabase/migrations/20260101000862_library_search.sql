@@ -392,7 +392,7 @@ declare
 begin
   foreach v_term in array v_terms loop
     -- The rarest words choose the candidates, until there are enough; the others rank them.
-    if v_any is null or v_found < 3000 then
+    if v_any is null or v_found < 1500 then
       v_any := coalesce(v_any || v_term.query, v_term.query);
       v_found := v_found + v_term.chunks;
     end if;
@@ -419,13 +419,9 @@ begin
     where v.id = any(p_version_ids)
   );
   return query
-  select r.id, row_number() over (order by r.score desc, r.id), r.score
-  from (
-    select c.id, (
-      select sum(t.weight * ts_rank('{0.4, 0.6, 0.8, 1.0}', c.words, t.query))
-      from unnest(v_queries, v_weights) as t (query, weight)
-    -- Long chunks have more words by chance.
-    ) / (0.75 + 0.25 * c.token_count / coalesce(v_average, c.token_count)) as score
+  with candidates as materialized (
+    -- Joined with nothing, the words are a copy in memory: else they would be unpacked for each word of the question.
+    select c.id, c.token_count, c.words || ''::tsvector as words
     from public.documentation_chunks as c
     inner join public.library_versions as v on v.id = c.library_version_id
     where c.words @@ v_any
@@ -433,8 +429,24 @@ begin
       and c.added_in <= v.crawl
       and (p_content_type is null or c.content_type = p_content_type)
       and (p_with_flagged or cardinality(c.flags) = 0)
-  ) as r
-  order by r.score desc, r.id
+  ),
+
+  scored as (
+    select c.id, (
+      -- As BM25 does it: a word that is there again counts less and less, and long chunks have more words by chance.
+      select sum(t.weight * r.rank / (
+        r.rank + 0.15 * (0.25 + 0.75 * c.token_count / coalesce(v_average, c.token_count))
+      ))
+      from unnest(v_queries, v_weights) as t (query, weight)
+      cross join lateral (select ts_rank('{0.4, 0.6, 0.8, 1.0}', c.words, t.query) as rank) as r
+      where r.rank > 0
+    ) as score
+    from candidates as c
+  )
+
+  select s.id, row_number() over (order by coalesce(s.score, 0) desc, s.id), coalesce(s.score, 0)
+  from scored as s
+  order by coalesce(s.score, 0) desc, s.id
   limit p_depth;
 end
 $$;

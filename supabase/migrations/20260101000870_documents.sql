@@ -450,8 +450,8 @@ begin
   perform set_config('hnsw.max_scan_tuples', '100000', true);
   return array(
     with matched as materialized (
-      -- Bounded: the words of everybody's documents are not counted ahead, as those of libraries are.
-      select c.id, c.words, c.token_count
+      -- A copy of the words in memory, as in private.text_ranks. Bounded: the words of everybody's documents are not counted ahead, as those of libraries are.
+      select c.id, c.words || ''::tsvector as words, c.token_count
       from public.document_chunks as c
       inner join public.documents as d on d.id = c.document_id
       where c.words @@ (v_whose && v_any) and d.state = 'ready'
@@ -471,8 +471,13 @@ begin
       select s.id, row_number() over (order by s.score desc, s.id) as place
       from (
         select m.id, (
-          select sum(w.weight * ts_rank('{0.4, 0.6, 0.8, 1.0}', m.words, w.query)) from weighed as w
-        ) / (0.75 + 0.25 * m.token_count / greatest((select avg(a.token_count) from matched as a), 1)) as score
+          select sum(w.weight * r.rank / (
+            r.rank + 0.15 * (0.25 + 0.75 * m.token_count / greatest((select avg(a.token_count) from matched as a), 1))
+          ))
+          from weighed as w
+          cross join lateral (select ts_rank('{0.4, 0.6, 0.8, 1.0}', m.words, w.query) as rank) as r
+          where r.rank > 0
+        ) as score
         from matched as m
       ) as s
       order by s.score desc, s.id

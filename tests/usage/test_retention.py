@@ -364,6 +364,17 @@ def test_a_young_request_keeps_its_address(ledger: Ledger) -> None:
     assert address(ledger, usage_id) == ADDRESS
 
 
+@pytest.mark.parametrize(("days_ago", "kept"), [(29, "a question"), (40, None)])
+def test_what_a_tool_was_asked_is_forgotten_like_an_address(
+    ledger: Ledger, days_ago: int, kept: str | None
+) -> None:
+    at = one(ledger.admin, "select now() - make_interval(days => %s)", days_ago)
+    ledger.admin.execute("select private.create_usage_partition(%s)", [at])
+    usage_id = add_row(ledger.admin, ledger.new_payer(), created_at=at, query="a question")
+    ledger.rpc("usage_addresses_forget", p_limit=1000)
+    assert ledger.usage(usage_id)["query"] == kept
+
+
 def test_addresses_are_forgotten_in_batches_oldest_first(ledger: Ledger) -> None:
     payer = ledger.new_payer()
     with ledger.admin.transaction(force_rollback=True):
@@ -410,7 +421,8 @@ def test_what_is_to_be_forgotten_is_found_by_its_index(scene: Ledger) -> None:
         row[0]
         for row in scene.admin.execute(
             "explain select u.id from public.usage_logs as u"
-            " where (u.ip_address is not null or u.user_agent is not null)"
+            " where (u.ip_address is not null or u.user_agent is not null"
+            " or u.query is not null)"
             " and u.created_at < now() + interval '400 days'"
             " order by u.created_at limit 10"
         )
