@@ -100,11 +100,6 @@ CRON_JOBS: Mapping[str, CronJob] = {
         30,
         (Step("task_sweep", batch=200), Step("task_bury", batch=200)),
     ),
-    "libraries_due": CronJob(
-        "Have libraries crawled again whose time has come, forget answers that have expired",
-        10 * MINUTE,
-        (Step("libraries_due", batch=100), Step("library_answers_purge", batch=5000)),
-    ),
     "images_expire": CronJob(
         "Give up generations of images past their deadline, return what was held for them",
         MINUTE,

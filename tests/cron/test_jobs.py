@@ -55,7 +55,6 @@ async def test_intervals_are_those_the_product_promises() -> None:
         "sweep_tasks": 30,
         "ads_reset": 3600,
         "images_expire": 60,
-        "libraries_due": 600,
         "insights_refresh": 600,
         "notifications": 3600,
         "purge_idempotency": 3600,

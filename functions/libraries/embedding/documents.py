@@ -26,7 +26,9 @@ async def embed_documents(
     Raises NoAnswerError where the server has none, OperatorError where numpy is not installed.
     """
     if model == lexical.NAME:
-        return await asyncio.to_thread(lexical.embed, texts)
+        # Title and headings say what a chunk is about: twice, as no model has read it.
+        twice = ["\n".join([*text.splitlines()[:1], text]) for text in texts]
+        return await asyncio.to_thread(lexical.embed, twice)
     vectors: list[list[float]] = []
     async with open_model_server(settings, "library") as server:
         if server is None:
