@@ -156,9 +156,14 @@ def embedded_text(chunk: dict[str, Any]) -> str:
     return "\n".join(line for line in (" > ".join(filter(None, above)), chunk["content"]) if line)
 
 
+def flags_of(chunk: Chunk) -> list[str]:
+    """What was found in it that searches rank down for, each once."""
+    reasons = [flag.reason for flag in chunk.flags if flag.score >= FLAGGED_FROM]
+    return list(dict.fromkeys(reasons))
+
+
 def _row(chunk: Chunk, file: SourceFile) -> dict[str, Json]:
     """A chunk as backend.library_chunks_put() takes it."""
-    flags = [flag.reason for flag in chunk.flags if flag.score >= FLAGGED_FROM]
     return {
         "chunk_index": chunk.index,
         "source_path": file.path,
@@ -170,7 +175,7 @@ def _row(chunk: Chunk, file: SourceFile) -> dict[str, Json]:
         "language": chunk.language,
         "token_count": max(1, chunk.token_count),
         "identifiers": list(chunk.identifiers),
-        "flags": list(dict.fromkeys(flags)),
+        "flags": flags_of(chunk),
     }
 
 

@@ -1,0 +1,1 @@
+"""Files that people and organizations put in, to be searched and cited."""
