@@ -81,8 +81,13 @@ async def test_what_is_found_says_on_which_page_it_is(
     document_id = put(author, content, "manual.pdf", "application/pdf")
     assert (await worker.index(document_id))["result"] == "ready"
     assert row(author, document_id)["page_count"] == 2
-    [first, *_] = author.search("which lighthouse turns", p_tokens=400)["results"]
-    assert first["pages"] == [2]
+    chunks = author.shelf.rows(
+        "select page, content from public.document_chunks where document_id = %s", document_id
+    )
+    assert {chunk["page"] for chunk in chunks} == {1, 2}
+    assert all(("Lighthouse" in chunk["content"]) == (chunk["page"] == 2) for chunk in chunks)
+    [first, *_] = author.search("which lighthouse turns")["results"]
+    assert 2 in first["pages"]
 
 
 async def test_vectors_are_those_of_the_lexical_embedding(
