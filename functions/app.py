@@ -25,6 +25,7 @@ from functions.core.security_headers import security_headers
 from functions.core.settings import Settings, get_settings
 from functions.images import ad_rewards
 from functions.images import api as images
+from functions.libraries import api as libraries
 from functions.notifications import api as notifications
 from functions.provider_keys import api as provider_keys
 
@@ -48,6 +49,7 @@ ROUTERS = (
     agents.router,
     conversations.router,
     images.router,
+    libraries.router,
     ad_rewards.router,
     billing.router,
     notifications.router,

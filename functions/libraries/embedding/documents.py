@@ -14,18 +14,23 @@ from functions.libraries.embedding import lexical
 DIMENSIONS = 1536
 """Of what a model behind an address is asked for: as many as a vector of the database has."""
 
+OURS = frozenset({"Qwen3-Embedding-4B", "Qwen/Qwen3-Embedding-4B"})
+"""Models of gpu/embeddings_app.py, which puts an instruction before a question."""
+
 MOST_TEXTS = 64
 """Of one question to a server. Of chunks, these have about 30,000 tokens together."""
 
 
 async def embed_documents(
-    settings: Settings, model: str, texts: Sequence[str]
+    settings: Settings, model: str, texts: Sequence[str], *, is_query: bool = False
 ) -> list[list[float]]:
-    """A unit vector for each text.
+    """A unit vector for each text; a question is not read as a page is.
 
     Raises NoAnswerError where the server has none, OperatorError where numpy is not installed.
     """
     if model == lexical.NAME:
+        if is_query:
+            return await asyncio.to_thread(lexical.embed, texts)
         # Title and headings say what a chunk is about: twice, as no model has read it.
         twice = ["\n".join([*text.splitlines()[:1], text]) for text in texts]
         return await asyncio.to_thread(lexical.embed, twice)
@@ -40,6 +45,7 @@ async def embed_documents(
                 "input": part,
                 "dimensions": DIMENSIONS,
                 "encoding_format": "float",
+                **({"input_type": "query"} if is_query and model in OURS else {}),
             }
             vectors += _read(await server.ask("/embeddings", body), len(part))
     return vectors

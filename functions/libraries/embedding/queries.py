@@ -1,0 +1,28 @@
+"""The vector of a question, by the model that a version was indexed with."""
+
+from __future__ import annotations
+
+import logging
+
+from functions.core.errors import OperatorError
+from functions.core.logging import log_event
+from functions.core.settings import Settings
+from functions.images.model_server import NoAnswerError
+from functions.libraries.embedding.documents import embed_documents
+
+logger = logging.getLogger(__name__)
+
+
+async def embed_query(settings: Settings, model: str | None, text: str) -> list[float] | None:
+    """It; None where nobody makes one now: words alone answer then."""
+    if model is None:
+        return None
+    try:
+        [vector] = await embed_documents(settings, model, [text], is_query=True)
+    except NoAnswerError as error:
+        log_event(logger, logging.WARNING, "question without a vector", reason=error.reason)
+        return None
+    except OperatorError as error:
+        log_event(logger, logging.ERROR, "question without a vector", reason=error.operator_code)
+        return None
+    return vector
