@@ -26,6 +26,7 @@ from functions.core.settings import Settings, get_settings
 from functions.images import ad_rewards
 from functions.images import api as images
 from functions.libraries import api as libraries
+from functions.libraries.mcp import server as mcp
 from functions.notifications import api as notifications
 from functions.provider_keys import api as provider_keys
 
@@ -50,6 +51,7 @@ ROUTERS = (
     conversations.router,
     images.router,
     libraries.router,
+    mcp.router,
     ad_rewards.router,
     billing.router,
     notifications.router,

@@ -353,4 +353,5 @@ def test_nothing_else_reads_the_environment() -> None:
         for path in (ROOT / folder).rglob("*.py")
         if _reads_environment(ast.parse(path.read_text()))
     }
-    assert readers == {"functions/core/settings.py"}
+    # quernel-mcp runs beside an editor, and has no settings of a server.
+    assert readers == {"functions/core/settings.py", "functions/libraries/mcp/stdio.py"}

@@ -1,0 +1,1 @@
+"""The tools of libraries for models, by the Model Context Protocol."""
