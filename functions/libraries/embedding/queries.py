@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 from functions.core.errors import OperatorError
@@ -9,6 +10,9 @@ from functions.core.logging import log_event
 from functions.core.settings import Settings
 from functions.images.model_server import NoAnswerError
 from functions.libraries.embedding.documents import embed_documents
+
+QUERY_SECONDS = 5.0
+"""For which a question waits for its vector: a card that sleeps takes a minute."""
 
 logger = logging.getLogger(__name__)
 
@@ -18,7 +22,11 @@ async def embed_query(settings: Settings, model: str | None, text: str) -> list[
     if model is None:
         return None
     try:
-        [vector] = await embed_documents(settings, model, [text], is_query=True)
+        async with asyncio.timeout(QUERY_SECONDS):
+            [vector] = await embed_documents(settings, model, [text], is_query=True)
+    except TimeoutError:
+        log_event(logger, logging.WARNING, "question without a vector", reason="slow")
+        return None
     except NoAnswerError as error:
         log_event(logger, logging.WARNING, "question without a vector", reason=error.reason)
         return None
