@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from functions.chat.model_server import NoAnswerError
 from functions.core.errors import QuernelError
 from functions.core.json import Json
 from functions.core.settings import SettingsError
 from functions.core.storage import NoObjectError, StorageError, open_storage
-from functions.images.model_server import NoAnswerError
 from functions.libraries.chunking import Chunk
 from functions.libraries.embedding import lexical
 from functions.libraries.embedding.documents import DIMENSIONS, embed_documents

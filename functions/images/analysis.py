@@ -17,18 +17,18 @@ from collections.abc import Awaitable
 from decimal import Decimal
 from typing import Any, TypeVar
 
-from functions.core.json import Json
-from functions.core.settings import SettingsError
-from functions.core.storage import NoObjectError, open_storage
-from functions.images.adapters.base import MAX_IMAGE_BYTES
-from functions.images.looks import embed, look
-from functions.images.model_server import (
+from functions.chat.model_server import (
     ModelServer,
     NotNowError,
     RefusedError,
     UnreadableError,
     open_model_server,
 )
+from functions.core.json import Json
+from functions.core.settings import SettingsError
+from functions.core.storage import NoObjectError, open_storage
+from functions.images.adapters.base import MAX_IMAGE_BYTES
+from functions.images.looks import embed, look
 from functions.images.pictures import COLORS, DOMINANT, UndecodableError, colors_of, shown_of
 from functions.images.tasks import BUCKET
 from functions.tasks.context import TaskContext, TaskRejectedError, TaskRetryError

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from functions.images.model_server import ModelServer, RefusedError, UnreadableError
+from functions.chat.model_server import ModelServer, RefusedError, UnreadableError
 from gpu.vision import Seen, VisionError, parse, text_of, vision_request
 
 DIMENSIONS = 1536

@@ -14,6 +14,7 @@ targets.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -44,7 +45,7 @@ class Flag:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Block:
+class Block(ABC):
     """A part of a document."""
 
     position: Position = Position()
@@ -52,9 +53,9 @@ class Block:
     """What was odd about its characters."""
 
     @property
+    @abstractmethod
     def text(self) -> str:
         """As Markdown; empty where there is nothing to read."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

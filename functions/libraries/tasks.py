@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from functions.chat.model_server import NoAnswerError
 from functions.core.errors import QuernelError, UnavailableError
 from functions.core.http import SafeClient
 from functions.core.json import Json
 from functions.core.settings import SettingsError
 from functions.core.storage import NoObjectError, StorageError, open_storage
-from functions.images.model_server import NoAnswerError
 from functions.libraries.embedding import lexical
 from functions.libraries.embedding.documents import DIMENSIONS
 from functions.libraries.errors import ParseError, SourceError

@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 from PIL import Image
 
-from functions.images import model_server
+from functions.chat import model_server
 from functions.images.analysis import analyze_image
 from functions.images.pictures import SHOWN_PIXELS, UndecodableError, shown_of
 from functions.tasks.context import TaskContext, TaskRejectedError, TaskRetryError

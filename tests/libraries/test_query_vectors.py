@@ -9,6 +9,7 @@ import pytest
 from aiohttp import web
 
 from functions.libraries.embedding import queries
+from functions.libraries.embedding.documents import DIMENSIONS, MOST_TEXTS, embed_documents
 from functions.libraries.embedding.lexical import NAME, embed
 from functions.libraries.embedding.queries import embed_query
 from local.stack import Stack
@@ -37,6 +38,22 @@ async def test_a_model_is_asked_as_for_a_question(stack: Stack) -> None:
     assert vector is not None
     assert (len(vector), vector[1]) == (1536, 1.0)
     assert (seen[0]["model"], seen[0]["input_type"]) == (MODEL, "query")
+
+
+async def test_pages_are_asked_about_many_at_once(stack: Stack) -> None:
+    asked = []
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        texts = json.loads(await request.read())["input"]
+        asked.append(len(texts))
+        vector = [0.123456789012345678] * DIMENSIONS
+        items = [{"index": number, "embedding": vector} for number in range(len(texts))]
+        return web.json_response({"data": items})
+
+    async with serve(answer) as url:
+        settings = settings_of(stack, llm_url=f"{url}/v1", llm_api_key="key")
+        vectors = await embed_documents(settings, MODEL, ["page"] * (MOST_TEXTS + 1))
+    assert (len(vectors), asked) == (MOST_TEXTS + 1, [MOST_TEXTS, 1])
 
 
 @pytest.mark.parametrize("status", [404, 429, 503])

@@ -7,8 +7,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from functions.chat.model_server import UnreadableError, open_model_server
 from functions.core.settings import Settings
-from functions.images.model_server import UnreadableError, open_model_server
 from functions.libraries.embedding import lexical
 
 DIMENSIONS = 1536
@@ -19,6 +19,9 @@ OURS = frozenset({"Qwen3-Embedding-4B", "Qwen/Qwen3-Embedding-4B"})
 
 MOST_TEXTS = 64
 """Of one question to a server. Of chunks, these have about 30,000 tokens together."""
+
+VECTOR_BYTES = 64 * 1024
+"""Of one vector in an answer: 1,536 numbers of 25 characters are about 40 KB."""
 
 
 async def embed_documents(
@@ -47,7 +50,10 @@ async def embed_documents(
                 "encoding_format": "float",
                 **({"input_type": "query"} if is_query and model in OURS else {}),
             }
-            vectors += _read(await server.ask("/embeddings", body), len(part))
+            vectors += _read(
+                await server.ask("/embeddings", body, max_bytes=VECTOR_BYTES * (len(part) + 1)),
+                len(part),
+            )
     return vectors
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from functions.chat.model_server import NoAnswerError
 from functions.core.errors import OperatorError
 from functions.core.logging import log_event
 from functions.core.settings import Settings
-from functions.images.model_server import NoAnswerError
 from functions.libraries.embedding.documents import embed_documents
 
 QUERY_SECONDS = 5.0

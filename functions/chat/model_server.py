@@ -1,7 +1,7 @@
-"""The server of QUERNEL_LLM_URL, asked by the worker about images: the operator pays, and waits.
+"""The server of QUERNEL_LLM_URL, asked for Quernel itself: what an image shows, vectors of pages.
 
-Chat has a way of its own there (functions/chat): fallbacks, breakers and codes that clients read.
-Here all that matters is whether asking again later could help.
+The operator pays, and waits. Chat has a way of its own there: fallbacks, breakers and codes that
+clients read. Here all that matters is whether asking again later could help.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ASK_SECONDS = 100.0
 """One question, a card that wakes included; one that takes longer is asked again later."""
 
 MAX_ANSWER_BYTES = 256 * 1024
-"""A vector of 1,536 numbers is about 35 KB."""
+"""Unless the caller expects more. A vector of 1,536 numbers is about 35 KB."""
 
 _MAY_PASS = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
 
@@ -58,15 +58,17 @@ class NotNowError(NoAnswerError):
 class ModelServer:
     """One server."""
 
-    def __init__(self, place: ProviderSettings, transport: SessionTransport, image_id: str) -> None:
-        """`image_id` is what the questions are about, for both sides' logs."""
+    def __init__(self, place: ProviderSettings, transport: SessionTransport, subject: str) -> None:
+        """`subject` is what the questions are about, for both sides' logs."""
         self._place = place
         self._transport = transport
-        self._headers = {"accept": "application/json", "x-request-id": image_id}
+        self._headers = {"accept": "application/json", "x-request-id": subject}
         if place.api_key is not None:
             self._headers["Authorization"] = f"Bearer {place.api_key.get_secret_value()}"
 
-    async def ask(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    async def ask(
+        self, path: str, body: dict[str, Any], *, max_bytes: int | None = None
+    ) -> dict[str, Any]:
         """The JSON object that it answers. Raises NoAnswerError."""
         url = f"{self._place.url}{path}"
         try:
@@ -74,7 +76,7 @@ class ModelServer:
                 asyncio.timeout(ASK_SECONDS),
                 self._transport.post(url, wire.dumps(body).encode(), self._headers) as reply,
             ):
-                return await _read(reply)
+                return await _read(reply, max_bytes or MAX_ANSWER_BYTES)
         except TimeoutError:
             raise NotNowError("upstream_timeout") from None
         except AnswerCutOffError:
@@ -84,7 +86,7 @@ class ModelServer:
 
 
 @asynccontextmanager
-async def open_model_server(settings: Settings, image_id: str) -> AsyncIterator[ModelServer | None]:
+async def open_model_server(settings: Settings, subject: str) -> AsyncIterator[ModelServer | None]:
     """It, with connections that are closed at the end; None where there is none."""
     place = settings.model_servers.get(OWN_PROVIDER)
     if place is None:
@@ -92,18 +94,18 @@ async def open_model_server(settings: Settings, image_id: str) -> AsyncIterator[
         return
     transport = SessionTransport(place)
     try:
-        yield ModelServer(place, transport, image_id)
+        yield ModelServer(place, transport, subject)
     finally:
         await transport.aclose()
 
 
-async def _read(reply: Reply) -> dict[str, Any]:
+async def _read(reply: Reply, max_bytes: int) -> dict[str, Any]:
     if reply.status != HTTPStatus.OK:
         raise _refusal(reply)
     raw = bytearray()
     async for data in reply.chunks:
         raw += data
-        if len(raw) > MAX_ANSWER_BYTES:
+        if len(raw) > max_bytes:
             raise UnreadableError("unreadable")
     try:
         answer = wire.loads(bytes(raw))
@@ -117,7 +119,7 @@ async def _read(reply: Reply) -> dict[str, Any]:
 def _refusal(reply: Reply) -> NoAnswerError:
     status = reply.status
     is_final = HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR
-    log_event(logger, logging.WARNING, "no answer about an image", status=status)
+    log_event(logger, logging.WARNING, "no answer from the model server", status=status)
     if not is_final or status in _MAY_PASS:
         return NotNowError(f"status_{status}", retry_after(reply.headers.get("retry-after")))
     return RefusedError("not_served" if status == HTTPStatus.NOT_FOUND else f"status_{status}")
