@@ -260,11 +260,9 @@ $$;
 comment on function backend.library_source(text) is
 'Where the documentation of a library comes from; null where there is none, or it has moved.';
 
-create function backend.library_fail(p_library_id text, p_error_code text, p_error_message text) returns jsonb
+create function private.fail_library(p_library_id text, p_error_code text, p_error_message text) returns void
 language plpgsql volatile security definer set search_path = ''
 as $$
-declare
-  v_library public.libraries := private.written_library(p_library_id, null, null, 'crawler');
 begin
   update public.libraries as l
   set state = 'failed', error_code = p_error_code, error_message = left(p_error_message, 500),
@@ -273,10 +271,25 @@ begin
         then now() + make_interval(secs => coalesce(l.refresh_seconds, (private.setting('library_refresh_seconds'))::integer))
       else l.next_refresh_at
     end
-  where l.id = v_library.id and not exists (
-    -- A crawl that goes on says itself how it ends.
-    select from public.library_versions as v where v.library_id = l.id and v.next_crawl is not null
-  );
+  where l.id = p_library_id;
+end
+$$;
+
+comment on function private.fail_library(text, text, text) is
+'Says why a library could not be crawled. What is served stays, and is crawled again when its time comes.';
+
+create function backend.library_fail(p_library_id text, p_error_code text, p_error_message text) returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_library public.libraries := private.written_library(p_library_id, null, null, 'crawler');
+begin
+  -- A crawl that goes on says itself how it ends.
+  if not exists (
+    select from public.library_versions as v where v.library_id = v_library.id and v.next_crawl is not null
+  ) then
+    perform private.fail_library(v_library.id, p_error_code, p_error_message);
+  end if;
   return jsonb_build_object('state', 'failed', 'is_served', v_library.total_versions > 0);
 end
 $$;
@@ -517,6 +530,24 @@ $$;
 comment on function backend.library_version_finish(uuid, integer, boolean, jsonb) is
 'Makes what a crawl found what readers see, at once: what it did not find again goes, words and totals are counted, and unless told otherwise the version is the latest. p_values: etag, source_revision, snapshot_path, release_date. 409 crawl_superseded, library_is_empty.';
 
+create function private.fail_version(p_version public.library_versions, p_error_code text, p_error_message text)
+returns void
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+  update public.library_versions as v
+  set state = 'failed', next_crawl = null, error_code = p_error_code, error_message = left(p_error_message, 500)
+  where v.id = p_version.id;
+  -- It may have found that what is served is of another type.
+  perform private.count_version(p_version.id);
+  perform private.count_library(p_version.library_id);
+  perform private.fail_library(p_version.library_id, p_error_code, p_error_message);
+end
+$$;
+
+comment on function private.fail_version(public.library_versions, text, text) is
+'Ends the crawl of a version that is locked, with its library: why, for people.';
+
 create function backend.library_version_fail(
   p_version_id uuid, p_crawl integer, p_error_code text, p_error_message text
 ) returns jsonb
@@ -525,26 +556,49 @@ as $$
 declare
   v_version public.library_versions := private.crawled_version(p_version_id, p_crawl, true);
 begin
-  update public.library_versions as v
-  set state = 'failed', next_crawl = null, error_code = p_error_code, error_message = left(p_error_message, 500)
-  where v.id = p_version_id;
-  -- It may have found that what is served is of another type.
-  perform private.count_version(p_version_id);
-  perform private.count_library(v_version.library_id);
-  update public.libraries as l
-  set state = 'failed', error_code = p_error_code, error_message = left(p_error_message, 500),
-    next_refresh_at = case
-      when l.total_versions > 0 and l.source_kind not in ('archive', 'folder')
-        then now() + make_interval(secs => coalesce(l.refresh_seconds, (private.setting('library_refresh_seconds'))::integer))
-      else l.next_refresh_at
-    end
-  where l.id = v_version.library_id;
+  perform private.fail_version(v_version, p_error_code, p_error_message);
   return jsonb_build_object('state', 'failed', 'is_served', v_version.crawl > 0);
 end
 $$;
 
 comment on function backend.library_version_fail(uuid, integer, text, text) is
 'Ends a crawl that cannot be finished: why, for people. What readers saw before they see still. 409 crawl_superseded.';
+
+create function private.end_crawl_of_task() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_library public.libraries;
+  v_version public.library_versions;
+  v_is_ended boolean := false;
+  v_code constant text := 'crawl_given_up';
+  v_message constant text := 'It was tried several times, and did not come to an end.';
+begin
+  select l.* into v_library from public.libraries as l where l.id = new.payload ->> 'library_id' for no key update;
+  for v_version in
+    select v.*
+    from public.library_versions as v
+    where v.library_id = v_library.id and v.next_crawl is not null
+    order by v.id
+    for update
+  loop
+    perform private.fail_version(v_version, v_code, v_message);
+    v_is_ended := true;
+  end loop;
+  if not v_is_ended and v_library.state in ('queued', 'crawling', 'indexing') then
+    perform private.fail_library(v_library.id, v_code, v_message);
+  end if;
+  return null;
+end
+$$;
+
+comment on function private.end_crawl_of_task() is
+'Trigger: a crawl ends with its task, however that ends. What the task itself has ended is left alone.';
+
+create trigger crawls_end_with_their_task
+after update of status on private.tasks
+for each row when (new.kind = 'library_crawl' and new.status in ('dead', 'cancelled') and old.status <> new.status)
+execute function private.end_crawl_of_task();
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- Vectors

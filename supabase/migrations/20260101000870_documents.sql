@@ -786,7 +786,9 @@ begin
   update public.documents as d
   set state = 'indexing', progress = 0, error_code = null, error_message = null, embedding_model = p_embedding_model,
     dimensions = p_dimensions
-  where d.id = p_id and d.state in ('queued', 'indexing')
+  where d.id = p_id
+    -- What was given up an operator may have tried again.
+    and (d.state in ('queued', 'indexing') or d.error_code = 'index_given_up')
   returning d.* into v_document;
   if v_document.id is null then
     return null;
@@ -916,6 +918,27 @@ end
 $$;
 
 comment on function backend.document_fail(uuid, text, text) is 'Ends an index that cannot be made: why, for people.';
+
+create function private.end_index_of_task() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+  perform backend.document_fail(
+    d.id, 'index_given_up', 'It was tried several times, and did not come to an end.'
+  )
+  from public.documents as d
+  where d.id::text = new.payload ->> 'document_id';
+  return null;
+end
+$$;
+
+comment on function private.end_index_of_task() is
+'Trigger: an index ends with its task, however that ends. What the task itself has ended is left alone.';
+
+create trigger indexes_end_with_their_task
+after update of status on private.tasks
+for each row when (new.kind = 'document_index' and new.status in ('dead', 'cancelled') and old.status <> new.status)
+execute function private.end_index_of_task();
 
 create function backend.documents_expire(p_limit integer default 200) returns jsonb
 language plpgsql volatile security definer set search_path = ''

@@ -13,7 +13,7 @@ from psycopg.types.json import Jsonb
 from local.stack import Stack
 from tests.chat.conftest import wait_for
 from tests.documents.conftest import MODEL, Author, NewAuthor, vector
-from tests.libraries.conftest import contents
+from tests.libraries.conftest import end_task, contents
 
 
 def code_of(error: psycopg.Error) -> str:
@@ -264,6 +264,27 @@ def test_an_index_that_fails_says_why(author: Author) -> None:
         "unreadable",
         "No text",
     )
+
+
+@pytest.mark.parametrize("status", ["dead", "cancelled"])
+def test_an_index_ends_with_its_task(author: Author, status: str) -> None:
+    document = author.added()
+    author.upload(document["storage_path"])
+    author.queue(document["id"])
+    shelf = author.shelf
+    shelf.call("backend.document_begin", document["id"], MODEL, 64)
+    payload = {"document_id": document["id"]}
+    end_task(shelf, "document_index", document["id"], payload, status)
+    [row] = shelf.rows("select * from public.documents where id = %s", document["id"])
+    assert (row["state"], row["error_code"]) == ("failed", "index_given_up")
+    # Whoever has it tried again has it done.
+    assert shelf.call("backend.document_begin", document["id"], MODEL, 64)["state"] == "indexing"
+
+
+def test_an_index_that_ended_well_stays_so_when_a_task_dies(author: Author) -> None:
+    document_id = author.indexed("the beam turns")
+    end_task(author.shelf, "document_index", document_id, {"document_id": document_id}, "dead")
+    assert author.search("beam")["results"]
 
 
 def test_with_a_document_goes_what_is_of_it(author: Author, functions_url: str) -> None:

@@ -13,7 +13,15 @@ from psycopg.types.json import Jsonb
 
 from local.stack import Stack
 from tests.conftest import NewUser
-from tests.libraries.conftest import DIMENSIONS, MODEL, Shelf, chunk, contents, vector
+from tests.libraries.conftest import (
+    DIMENSIONS,
+    MODEL,
+    Shelf,
+    chunk,
+    contents,
+    end_task,
+    vector,
+)
 
 
 def code_of(error: psycopg.Error) -> str:
@@ -485,6 +493,43 @@ def test_a_crawl_that_fails_leaves_what_was_there(shelf: Shelf, reader: str) -> 
     assert shelf.put(third, chunk("zebra after", 2)) == {"added": 0, "kept": 1}
     assert shelf.finish(third)["removed"] == 1
     assert contents(shelf.search(reader, "zebra", begun["library_id"])) == ["zebra after"]
+
+
+@pytest.mark.parametrize("status", ["dead", "cancelled"])
+def test_a_crawl_ends_with_its_task(shelf: Shelf, reader: str, status: str) -> None:
+    begun = shelf.publish(chunk("first"))
+    library_id = begun["library_id"]
+    again = shelf.begin(library_id)
+    end_task(shelf, "library_crawl", library_id, {"library_id": library_id}, status)
+
+    [version] = shelf.rows(
+        "select * from public.library_versions where library_id = %s", library_id
+    )
+    [library] = shelf.rows("select * from public.libraries where id = %s", library_id)
+    for row in (version, library):
+        assert (row["state"], row["error_code"]) == ("failed", "crawl_given_up")
+    assert version["next_crawl"] is None
+    assert library["next_refresh_at"] is not None
+    assert refused(shelf, "backend.library_version_finish", again["version_id"], again["crawl"])
+    # What is served stays, and the next crawl begins as any.
+    assert contents(shelf.search(reader, "first", library_id)) == ["first"]
+    shelf.put(third := shelf.begin(library_id), chunk("third"))
+    shelf.finish(third)
+    assert contents(shelf.search(reader, "third", library_id)) == ["third"]
+
+
+def test_a_source_that_is_never_reached_ends_with_its_task(shelf: Shelf) -> None:
+    library_id = shelf.add()
+    end_task(shelf, "library_crawl", library_id, {"library_id": library_id}, "dead")
+    [library] = shelf.rows("select * from public.libraries where id = %s", library_id)
+    assert (library["state"], library["error_code"]) == ("failed", "crawl_given_up")
+
+
+def test_a_library_that_is_ready_stays_so_when_a_task_dies(shelf: Shelf) -> None:
+    library_id = shelf.publish(chunk("first"))["library_id"]
+    end_task(shelf, "library_crawl", library_id, {"library_id": library_id}, "dead")
+    [library] = shelf.rows("select * from public.libraries where id = %s", library_id)
+    assert (library["state"], library["error_code"]) == ("ready", None)
 
 
 def test_nothing_found_is_not_finished(shelf: Shelf, reader: str) -> None:
