@@ -13,7 +13,7 @@ from psycopg.types.json import Jsonb
 from local.stack import Stack
 from tests.chat.conftest import wait_for
 from tests.documents.conftest import MODEL, Author, NewAuthor, vector
-from tests.libraries.conftest import end_task, contents
+from tests.libraries.conftest import contents, end_task
 
 
 def code_of(error: psycopg.Error) -> str:

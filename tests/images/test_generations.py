@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import re
+import struct
 import uuid
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from typing import Any
@@ -15,6 +17,7 @@ import openai
 import pytest
 from PIL import Image
 
+from local.providers.images import picture
 from local.stack import Stack
 from supabase import ClientOptions, create_client
 from tests.chat.conftest import wait_for
@@ -437,3 +440,33 @@ def test_an_input_image_is_begun_from(painter: Painter) -> None:
     assert (ended["status"], ended["error_code"]) == ("failed", "invalid_argument")
     foreign = painter.start(input_path=f"{uuid.uuid4()}/inputs/x.png")
     assert (foreign.status_code, foreign.json()["param"]) == (400, "input_path")
+
+
+def bomb() -> bytes:
+    """A PNG that says it has 2.5 billion pixels, and begins."""
+    rows = zlib.compress(bytes(1_000_000))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in (
+            (b"IHDR", struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)),
+            (b"IDAT", rows),
+            (b"IEND", b""),
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"hello", picture(width=200, height=200)[:-40], bomb(), b"\x89PNG\r\n\x1a\n", b""],
+    ids=["text", "cut", "bomb", "hollow", "empty"],
+)
+def test_what_is_no_image_is_not_begun_from(painter: Painter, content: bytes) -> None:
+    path = f"{painter.id}/inputs/red.png"
+    put = painter.storage.post(
+        f"/object/images/{path}", content=content, headers={"content-type": "image/png"}
+    )
+    assert put.status_code == 200, put.text
+    ended = painter.ended(painter.start(input_path=path).json()["id"])
+    assert (ended["status"], ended["error_code"]) == ("failed", "invalid_argument")
+    assert painter.payer.charges() == []
+    painter.require_nothing_held()
