@@ -63,7 +63,7 @@ check: setup ## Format, lint, types, SQL style, Supabase advisors and the databa
 	$(RUN) -m local.checks
 
 .PHONY: bench
-bench: setup ## Measure holds, webhook events, chat requests and streams, as ratios (ARGS=chat narrows)
+bench: setup ## Measure holds, webhook events, chat, images and retrieval (ARGS=chat narrows)
 	@$(RUN) -m tests.bench $(ARGS)
 
 .PHONY: lock

@@ -270,7 +270,7 @@ comment on column public.documentation_chunks.content_hash is 'SHA-256 of title,
 comment on column public.documentation_chunks.identifiers is 'Names in code that it is about, as the parser found them.';
 comment on column public.documentation_chunks.flags is 'What the screening found: hidden_text, instructions and the like. Ranked down, or left out.';
 comment on column public.documentation_chunks.metadata is 'What else the parser knows.';
-comment on column public.documentation_chunks.words is 'What of it is searched for: title (A), headings (B), names (C), text (D), and v:<its version>.';
+comment on column public.documentation_chunks.words is 'What of it is searched for: its heading (A), title and headings above (B), names (C), text (D), and v:<its version>.';
 comment on column public.documentation_chunks.added_in is 'Number of the crawl that it came with.';
 comment on column public.documentation_chunks.seen_in is 'Number of the latest crawl that found it.';
 comment on column public.documentation_chunks.created_at is 'When it came.';
@@ -373,6 +373,9 @@ create function private.code_names(p_text text) returns text[]
 language plpgsql immutable set search_path = ''
 as $$
 begin
+  if p_text !~ '[A-Za-z0-9][._:][A-Za-z0-9_]|[a-z0-9][A-Z]|_' then
+    return '{}';
+  end if;
   -- A dot, a colon or an underscore within, or a capital after a small letter: what a program calls something.
   return array(
     select distinct m.match[1]
@@ -392,11 +395,15 @@ language plpgsql immutable set search_path = ''
 as $$
 begin
   return array(
-    select distinct lower(array_to_string(p.parts[n:], '.'))
+    select lower(n.name)
+    from (select replace(left(a.name, 120), '::', '.') as name from unnest(p_names) as a (name)) as n
+    where n.name ~ '^[A-Za-z0-9_$.]+$'
+    union
+    select lower(array_to_string(p.parts[n:], '.'))
     from unnest(p_names) as a (name)
-    cross join lateral (select regexp_split_to_array(left(a.name, 120), '\.|::') as parts) as p
-    cross join lateral generate_series(1, least(cardinality(p.parts), 10)) as n
-    where array_to_string(p.parts[n:], '.') ~ '^[A-Za-z0-9_$.]+$'
+    cross join lateral (select string_to_array(replace(left(a.name, 120), '::', '.'), '.') as parts) as p
+    cross join lateral generate_series(2, least(cardinality(p.parts), 10)) as n
+    where a.name ~ '[.:]' and array_to_string(p.parts[n:], '.') ~ '^[A-Za-z0-9_$.]+$'
   );
 end
 $$;
@@ -429,12 +436,17 @@ comment on function private.split_names(text[]) is 'Words that names are made of
 create function private.name_vector(p_names text[], p_weight text) returns tsvector
 language plpgsql immutable set search_path = ''
 as $$
+declare
+  v_lexemes text[];
 begin
-  -- Only what has a position has a weight.
-  return coalesce((
-    select string_agg(format('%L:1%s', l.lexeme, p_weight), ' ')::tsvector
-    from unnest(private.name_lexemes(p_names)) as l (lexeme)
-  ), ''::tsvector);
+  if cardinality(p_names) > 0 then
+    v_lexemes := private.name_lexemes(p_names);
+  end if;
+  if coalesce(cardinality(v_lexemes), 0) = 0 then
+    return ''::tsvector;
+  end if;
+  -- Only what has a position has a weight. No name has a quote in it.
+  return ('''' || array_to_string(v_lexemes, format(''':1%s ''', p_weight)) || format(''':1%s', p_weight))::tsvector;
 end
 $$;
 
@@ -444,17 +456,24 @@ create function private.documentation_words(p_chunk public.documentation_chunks)
 language plpgsql immutable set search_path = ''
 as $$
 declare
-  v_headings text := array_to_string(p_chunk.headings, ' ');
-  v_of_title text[] := private.code_names(p_chunk.title);
-  v_of_headings text[] := private.code_names(v_headings);
-  v_of_content text[] := private.code_names(p_chunk.content);
+  v_last integer := cardinality(p_chunk.headings);
+  -- What it is about is its own heading; those above it, and the title of its page, many chunks share.
+  v_own text := case when v_last > 0 then p_chunk.headings[v_last] else p_chunk.title end;
+  v_above text := concat_ws(
+    ' ', case when v_last > 0 then p_chunk.title end, array_to_string(p_chunk.headings[:v_last - 1], ' ')
+  );
+  v_of_own text[] := private.code_names(v_own);
+  v_of_above text[] := private.code_names(v_above);
 begin
-  return setweight(to_tsvector('pg_catalog.english', private.plain_words(p_chunk.title)), 'A')
-    || setweight(to_tsvector('pg_catalog.english', private.plain_words(v_headings)), 'B')
-    || setweight(to_tsvector('pg_catalog.english', private.split_names(p_chunk.identifiers || v_of_title || v_of_headings)), 'C')
+  return setweight(to_tsvector('pg_catalog.english', private.plain_words(v_own)), 'A')
+    || setweight(to_tsvector('pg_catalog.english', private.plain_words(v_above)), 'B')
+    || setweight(
+      to_tsvector('pg_catalog.english', private.split_names(p_chunk.identifiers || v_of_own || v_of_above)), 'C'
+    )
     || setweight(to_tsvector('pg_catalog.english', private.plain_words(p_chunk.content)), 'D')
-    || private.name_vector(v_of_title, 'A') || private.name_vector(v_of_headings, 'B')
-    || private.name_vector(p_chunk.identifiers, 'C') || private.name_vector(v_of_content, 'D')
+    || private.name_vector(v_of_own, 'A') || private.name_vector(v_of_above, 'B')
+    || private.name_vector(p_chunk.identifiers, 'C')
+    || private.name_vector(private.code_names(p_chunk.content), 'D')
     || array_to_tsvector(array['v:' || p_chunk.library_version_id::text]);
 end
 $$;

@@ -4,12 +4,12 @@
 --   search_documentation()   pieces of documentation for a question, in one answer of bounded length
 --
 -- A search asks twice: for words (full text) and for meaning (vectors). The two are fused by their places, not by their
--- scores, which cannot be compared: 1 / (60 + place) of each, summed (reciprocal rank fusion, with the k of its paper).
+-- scores, which cannot be compared: 1 / (10 + place) of each, summed (reciprocal rank fusion; docs/decisions/0036).
 --
--- Words: rare ones count more (inverse document frequency, from private.documentation_words), so do those of titles,
--- headings and names of code. Candidates are the chunks that have one of the rarest words of the question; a word that
--- is everywhere makes none. "phrases" and -words are required and refused, as web searches do it. A name of code is
--- found by its beginning: os.pa finds os.path.
+-- Words: by BM25F, with how rare a word is from private.documentation_words. Candidates are the chunks that have one of
+-- the rarest words of the question; a word that is everywhere makes none. ts_rank() finds the best among them, of which
+-- words are then counted. "phrases" are required and -"phrases" refused. A name of code is found
+-- by its beginning: os.pa finds os.path.
 --
 -- Who may see what: public.search_documentation() runs as its caller. Row level security decides which libraries it
 -- finds and which chunks it reads. In between, private.find_my_chunks() ranks: as a definer, because Postgres does not
@@ -295,7 +295,7 @@ language plpgsql immutable set search_path = ''
 as $$
 declare
   -- What is refused is no word of the question.
-  v_query text := regexp_replace(left(p_query, 2000), '(^|\s)-("[^"]*"|\S+)', ' ', 'g');
+  v_query text := regexp_replace(left(p_query, 2000), '(^|\s)-"[^"]*"', ' ', 'g');
   v_names text[] := private.code_names(v_query);
 begin
   return array(
@@ -330,9 +330,9 @@ declare
   v_query tsquery;
 begin
   for v_match in
-    select m.match from regexp_matches(left(p_query, 2000), '(?:^|\s)(-?)(?:"([^"]+)"|(?<=-)(\S+))', 'g') as m (match)
+    select m.match from regexp_matches(left(p_query, 2000), '(?:^|\s)(-?)"([^"]+)"', 'g') as m (match)
   loop
-    v_part := phraseto_tsquery('pg_catalog.english', private.plain_words(coalesce(v_match[2], v_match[3])));
+    v_part := phraseto_tsquery('pg_catalog.english', private.plain_words(v_match[2]));
     continue when numnode(v_part) = 0;
     if v_match[1] = '-' then
       v_part := !!v_part;
@@ -343,7 +343,7 @@ begin
 end
 $$;
 
-comment on function private.required_terms(text) is 'What a question demands: its "phrases", and nothing with its -words; null for nothing.';
+comment on function private.required_terms(text) is 'What a question demands: its "phrases", and nothing with its -"phrases"; null for nothing. A dash alone is an option of a program.';
 
 create function private.weighed_terms(p_terms private.search_term[], p_version_ids uuid[]) returns private.search_term[]
 language plpgsql stable security definer set search_path = ''
@@ -374,6 +374,70 @@ $$;
 
 comment on function private.weighed_terms(private.search_term[], uuid[]) is
 'The words of a question, rarest first, with how much each counts in these versions.';
+
+create function private.word_scores(
+  p_ids uuid[], p_words tsvector[], p_lengths double precision[], p_terms private.search_term[]
+) returns table (id uuid, score double precision)
+language plpgsql immutable rows 100 set search_path = ''
+as $$
+declare
+  v_term private.search_term;
+  v_words text[];
+  v_weights double precision[];
+  v_beginnings text[];
+  v_beginning_weights double precision[];
+begin
+  foreach v_term in array coalesce(p_terms, '{}') loop
+    if v_term.is_prefix then
+      v_beginnings := v_beginnings || v_term.word;
+      v_beginning_weights := v_beginning_weights || v_term.weight;
+    else
+      v_words := v_words || v_term.word;
+      v_weights := v_weights || v_term.weight;
+    end if;
+  end loop;
+  return query
+  with chunks as (
+    select c.id, c.words, c.length from unnest(p_ids, p_words, p_lengths) as c (id, words, length)
+  ),
+
+  found as (
+    select c.id, u.lexeme as word, v_weights[array_position(v_words, u.lexeme)] as weight, u.weights as places
+    from chunks as c
+    cross join lateral unnest(c.words) as u (lexeme, positions, weights)
+    where u.lexeme = any(v_words)
+    union all
+    select c.id, b.word, b.weight, u.weights
+    from chunks as c
+    cross join lateral unnest(c.words) as u (lexeme, positions, weights)
+    cross join unnest(v_beginnings, v_beginning_weights) as b (word, weight)
+    where starts_with(u.lexeme, b.word)
+  ),
+
+  counted as (
+    -- How often it is there: three times for each place in the heading, once in the text, half in names of code, and a
+    -- quarter above the heading, which all chunks of a page share.
+    select f.id, f.weight, max(
+      3 * coalesce(cardinality(array_positions(f.places, 'A')), 0)
+      + 0.25::double precision * coalesce(cardinality(array_positions(f.places, 'B')), 0)
+      + 0.5::double precision * coalesce(cardinality(array_positions(f.places, 'C')), 0)
+      + coalesce(cardinality(array_positions(f.places, 'D')), 0)
+    ) as frequency
+    from found as f
+    group by f.id, f.word, f.weight
+  )
+
+  select c.id, coalesce(sum(
+    n.weight * n.frequency * (1.2 + 1) / (n.frequency + 1.2 * (1 - 0.3 + 0.3 * c.length))
+  ), 0)
+  from chunks as c
+  left join counted as n on n.id = c.id
+  group by c.id;
+end
+$$;
+
+comment on function private.word_scores(uuid[], tsvector[], double precision[], private.search_term[]) is
+'How well chunks answer a question, by its words: BM25F (Robertson and Zaragoza, 2009) with k1 = 1.2 and b = 0.3. Lengths are in averages.';
 
 create function private.text_ranks(
   p_version_ids uuid[], p_query text, p_content_type text, p_with_flagged boolean, p_depth integer
@@ -421,7 +485,7 @@ begin
   return query
   with candidates as materialized (
     -- Joined with nothing, the words are a copy in memory: else they would be unpacked for each word of the question.
-    select c.id, c.token_count, c.words || ''::tsvector as words
+    select c.id, c.token_count / coalesce(v_average, c.token_count) as length, c.words || ''::tsvector as words
     from public.documentation_chunks as c
     inner join public.library_versions as v on v.id = c.library_version_id
     where c.words @@ v_any
@@ -431,23 +495,26 @@ begin
       and (p_with_flagged or cardinality(c.flags) = 0)
   ),
 
-  scored as (
-    select c.id, (
-      -- As BM25 does it: a word that is there again counts less and less, and long chunks have more words by chance.
-      select sum(t.weight * r.rank / (
-        r.rank + 0.15 * (0.25 + 0.75 * c.token_count / coalesce(v_average, c.token_count))
-      ))
-      from unnest(v_queries, v_weights) as t (query, weight)
-      cross join lateral (select ts_rank('{0.4, 0.6, 0.8, 1.0}', c.words, t.query) as rank) as r
-      where r.rank > 0
-    ) as score
-    from candidates as c
+  best as materialized (
+    -- Which could be the best is told by ts_rank(), which takes a microsecond and knows no frequencies.
+    select b.id, b.length, b.words
+    from (
+      select c.id, c.length, c.words, (
+        select sum(t.weight * r.rank / (r.rank + 0.15 * (0.7 + 0.3 * c.length)))
+        from unnest(v_queries, v_weights) as t (query, weight)
+        cross join lateral (select ts_rank('{0.4, 0.2, 0.1, 1.0}', c.words, t.query) as rank) as r
+        where r.rank > 0
+      ) as rough
+      from candidates as c
+    ) as b
+    order by b.rough desc nulls last, b.id
+    limit p_depth
   )
 
-  select s.id, row_number() over (order by coalesce(s.score, 0) desc, s.id), coalesce(s.score, 0)
-  from scored as s
-  order by coalesce(s.score, 0) desc, s.id
-  limit p_depth;
+  select s.id, row_number() over (order by s.score desc, s.id), s.score
+  from (select array_agg(b.id) as ids, array_agg(b.words) as words, array_agg(b.length) as lengths from best as b) as a
+  cross join lateral private.word_scores(a.ids, a.words, a.lengths, v_terms) as s (id, score)
+  order by s.score desc, s.id;
 end
 $$;
 
@@ -556,6 +623,17 @@ create type private.search_hit as (chunk_id uuid, score double precision, text_p
 
 comment on type private.search_hit is 'A chunk that was found, how well, and at which place by words and by meaning.';
 
+create function private.vector_share(p_model text) returns double precision
+language plpgsql immutable set search_path = ''
+as $$
+begin
+  return case when starts_with(p_model, 'lexical-') then 0.5 else 1 end;
+end
+$$;
+
+comment on function private.vector_share(text) is
+'How much places by vectors count beside places by words: the same, and half for those that are made of words themselves.';
+
 create function private.find_chunks(
   p_version_ids uuid[],
   p_query text,
@@ -568,7 +646,8 @@ language plpgsql volatile security definer set search_path = ''
 as $$
 declare
   v_depth constant integer := 100;
-  v_k constant double precision := 60;
+  v_k constant double precision := 10;
+  v_share double precision := private.vector_share(p_embedding_model);
 begin
   if p_content_type is not null and p_content_type not in ('snippet', 'guide', 'api_ref') then
     perform private.fail(400, 'invalid_argument', 'The type is snippet, guide or api_ref.', '{"param": "type"}');
@@ -581,13 +660,13 @@ begin
     select row(
       f.chunk_id,
       -- Less than any place on either list is worth, so that what is flagged comes after all that is not.
-      f.score * case when cardinality(c.flags) > 0 then 0.1 else 1 end,
+      f.score * case when cardinality(c.flags) > 0 then 0.01 else 1 end,
       f.text_place, f.vector_place
     )::private.search_hit
     from (
       select
         coalesce(t.chunk_id, v.chunk_id) as chunk_id,
-        coalesce(1 / (v_k + t.place), 0) + coalesce(1 / (v_k + v.place), 0) as score,
+        coalesce(1 / (v_k + t.place), 0) + coalesce(v_share / (v_k + v.place), 0) as score,
         t.place as text_place, v.place as vector_place
       from private.text_ranks(p_version_ids, p_query, p_content_type, p_flagged = 'down', v_depth) as t
       full outer join private.vector_ranks(
@@ -595,14 +674,14 @@ begin
       ) as v on v.chunk_id = t.chunk_id
     ) as f
     inner join public.documentation_chunks as c on c.id = f.chunk_id
-    order by f.score * case when cardinality(c.flags) > 0 then 0.1 else 1 end desc, f.text_place, f.chunk_id
+    order by f.score * case when cardinality(c.flags) > 0 then 0.01 else 1 end desc, f.text_place, f.chunk_id
     limit v_depth
   );
 end
 $$;
 
 comment on function private.find_chunks(uuid[], text, jsonb, text, text, text) is
-'Chunks of these versions that answer a question: ranked by words and by vectors, fused by reciprocal rank (k = 60), best first. Whoever calls has seen to it that the versions are the caller''s to read.';
+'Chunks of these versions that answer a question: ranked by words and by vectors, fused by reciprocal rank (k = 10), best first. Whoever calls has seen to it that the versions are the caller''s to read.';
 
 create function private.find_my_chunks(
   p_version_ids uuid[],

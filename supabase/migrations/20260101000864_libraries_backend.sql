@@ -626,21 +626,23 @@ as $$
 declare
   v_version public.library_versions;
   v_model text;
+  v_missing bigint;
 begin
   select v.* into v_version from public.library_versions as v where v.id = p_version_id;
   if v_version.id is null then
     perform private.fail(404, 'library_version_not_found', 'There is no such version.');
   end if;
   -- What readers ask with comes first.
-  v_model := case
-    when v_version.next_embedding_model is null or private.missing_embeddings(p_version_id, v_version.embedding_model) > 0
-      then v_version.embedding_model
-    else v_version.next_embedding_model
-  end;
+  v_model := v_version.embedding_model;
+  v_missing := private.missing_embeddings(p_version_id, v_model);
+  if v_missing = 0 and v_version.next_embedding_model is not null then
+    v_model := v_version.next_embedding_model;
+    v_missing := private.missing_embeddings(p_version_id, v_model);
+  end if;
   return jsonb_build_object(
     'model', v_model,
     'dimensions', case when v_model = v_version.embedding_model then v_version.dimensions else v_version.next_dimensions end,
-    'missing', private.missing_embeddings(p_version_id, v_model),
+    'missing', v_missing,
     'chunks', coalesce((
       select jsonb_agg(jsonb_build_object(
         'id', m.id, 'title', m.title, 'headings', to_jsonb(m.headings), 'content', m.content, 'content_hash', m.content_hash
@@ -694,6 +696,7 @@ declare
   v_version public.library_versions;
   v_dimensions integer;
   v_stored integer;
+  v_missing bigint;
   v_is_switched boolean := false;
 begin
   select v.* into v_version from public.library_versions as v where v.id = p_version_id for share;
@@ -726,12 +729,11 @@ begin
   order by c.id
   on conflict (chunk_id, model) do nothing;
   get diagnostics v_stored = row_count;
-  if p_model = v_version.next_embedding_model and private.missing_embeddings(p_version_id, p_model) = 0 then
+  v_missing := private.missing_embeddings(p_version_id, p_model);
+  if p_model = v_version.next_embedding_model and v_missing = 0 then
     v_is_switched := private.switch_embeddings(p_version_id);
   end if;
-  return jsonb_build_object(
-    'stored', v_stored, 'missing', private.missing_embeddings(p_version_id, p_model), 'is_switched', v_is_switched
-  );
+  return jsonb_build_object('stored', v_stored, 'missing', v_missing, 'is_switched', v_is_switched);
 end
 $$;
 

@@ -292,11 +292,15 @@ create function private.document_words(p_chunk public.document_chunks, p_name te
 language plpgsql immutable set search_path = ''
 as $$
 declare
-  v_headings text := array_to_string(p_chunk.headings, ' ');
+  v_last integer := cardinality(p_chunk.headings);
+  v_own text := case when v_last > 0 then p_chunk.headings[v_last] else p_name end;
+  v_above text := concat_ws(
+    ' ', case when v_last > 0 then p_name end, array_to_string(p_chunk.headings[:v_last - 1], ' ')
+  );
 begin
-  -- Documents are in any language: words are taken as they are, and as English has them.
-  return setweight(to_tsvector('pg_catalog.simple', private.plain_words(p_name || ' ' || v_headings)), 'B')
-    || setweight(to_tsvector('pg_catalog.simple', private.plain_words(p_chunk.content)), 'D')
+  -- Documents are in any language. What English makes of a word it makes of the same word in a question, too.
+  return setweight(to_tsvector('pg_catalog.english', private.plain_words(v_own)), 'A')
+    || setweight(to_tsvector('pg_catalog.english', private.plain_words(v_above)), 'B')
     || setweight(to_tsvector('pg_catalog.english', private.plain_words(p_chunk.content)), 'D')
     || array_to_tsvector(array[case
       when p_chunk.organization_id is not null then 'o:' || p_chunk.organization_id::text
@@ -415,12 +419,13 @@ language plpgsql volatile security definer set search_path = ''
 as $$
 declare
   v_depth constant integer := 100;
-  v_k constant double precision := 60;
+  v_k constant double precision := 10;
+  v_share double precision := private.vector_share(p_embedding_model);
   v_embedding extensions.halfvec := private.padded_vector(p_embedding);
   v_with_flagged boolean := p_flagged = 'down';
   v_required tsquery := private.required_terms(p_query);
   v_whose tsquery;
-  v_queries tsquery[];
+  v_terms private.search_term[] := private.search_terms(p_query);
   v_any tsquery;
 begin
   if p_flagged is null or p_flagged not in ('down', 'exclude') then
@@ -439,10 +444,7 @@ begin
   if v_whose is null then
     return '{}';
   end if;
-  select array_agg(t.query), (
-    select string_agg(u.query::text, ' | ')::tsquery from unnest(private.search_terms(p_query)) as u
-  ) into v_queries, v_any
-  from unnest(private.search_terms(p_query)) as t;
+  v_any := (select string_agg(t.query::text, ' | ')::tsquery from unnest(v_terms) as t);
   v_any := case when querytree(v_required) <> 'T' then v_required else v_any && coalesce(v_required, v_any) end;
 
   perform set_config('hnsw.iterative_scan', 'relaxed_order', true);
@@ -450,7 +452,8 @@ begin
   perform set_config('hnsw.max_scan_tuples', '100000', true);
   return array(
     with matched as materialized (
-      -- A copy of the words in memory, as in private.text_ranks. Bounded: the words of everybody's documents are not counted ahead, as those of libraries are.
+      -- A copy of the words in memory, as in private.text_ranks. Bounded: the words of documents are not counted
+      -- ahead, as those of libraries are.
       select c.id, c.words || ''::tsvector as words, c.token_count
       from public.document_chunks as c
       inner join public.documents as d on d.id = c.document_id
@@ -461,27 +464,35 @@ begin
     ),
 
     weighed as (
-      select q.query, ln(1 + (select count(*) from matched)::double precision / (count(m.id) + 0.5)) as weight
-      from unnest(v_queries) as q (query)
-      left join matched as m on m.words @@ q.query
-      group by q.query
+      select array_agg(
+        row(
+          t.query, t.word, t.is_prefix, ln(1 + (a.chunks - n.chunks + 0.5) / (n.chunks + 0.5)), n.chunks
+        )::private.search_term
+      ) as terms
+      from unnest(v_terms) as t
+      cross join (select count(*)::double precision as chunks from matched) as a
+      cross join lateral (select count(*) as chunks from matched as m where m.words @@ t.query) as n
+    ),
+
+    best as (
+      select b.id, b.words, b.length
+      from (
+        select m.id, m.words, m.token_count / greatest(avg(m.token_count) over (), 1)::double precision as length, (
+          select sum(t.weight * ts_rank('{0.4, 0.2, 0.1, 1.0}', m.words, t.query))
+          from weighed as w
+          cross join unnest(w.terms) as t
+        ) as rough
+        from matched as m
+      ) as b
+      order by b.rough desc nulls last, b.id
+      limit v_depth
     ),
 
     texts as (
       select s.id, row_number() over (order by s.score desc, s.id) as place
-      from (
-        select m.id, (
-          select sum(w.weight * r.rank / (
-            r.rank + 0.15 * (0.25 + 0.75 * m.token_count / greatest((select avg(a.token_count) from matched as a), 1))
-          ))
-          from weighed as w
-          cross join lateral (select ts_rank('{0.4, 0.6, 0.8, 1.0}', m.words, w.query) as rank) as r
-          where r.rank > 0
-        ) as score
-        from matched as m
-      ) as s
-      order by s.score desc, s.id
-      limit v_depth
+      from (select array_agg(b.id) as ids, array_agg(b.words) as words, array_agg(b.length) as lengths from best as b) as a
+      cross join weighed as w
+      cross join lateral private.word_scores(a.ids, a.words, a.lengths, w.terms) as s (id, score)
     ),
 
     nearest as (
@@ -510,17 +521,17 @@ begin
     )
 
     select row(
-      f.id, f.score * case when cardinality(c.flags) > 0 then 0.1 else 1 end, f.text_place, f.vector_place
+      f.id, f.score * case when cardinality(c.flags) > 0 then 0.01 else 1 end, f.text_place, f.vector_place
     )::private.search_hit
     from (
       select
-        coalesce(t.id, v.id) as id, coalesce(1 / (v_k + t.place), 0) + coalesce(1 / (v_k + v.place), 0) as score,
+        coalesce(t.id, v.id) as id, coalesce(1 / (v_k + t.place), 0) + coalesce(v_share / (v_k + v.place), 0) as score,
         t.place as text_place, v.place as vector_place
       from texts as t
       full outer join vectors as v on v.id = t.id
     ) as f
     inner join public.document_chunks as c on c.id = f.id
-    order by f.score * case when cardinality(c.flags) > 0 then 0.1 else 1 end desc, f.text_place, f.id
+    order by f.score * case when cardinality(c.flags) > 0 then 0.01 else 1 end desc, f.text_place, f.id
     limit v_depth
   );
 end

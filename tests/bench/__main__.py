@@ -2,7 +2,7 @@
 
 Every figure stands beside one measured in the same run: the ledger beside the least that could be
 called one, the chat route beside the same upstream asked directly, own keys beside the operator's.
-`make bench ARGS=chat`, `ledger`, `byok` or `images` measures that alone.
+`make bench ARGS=chat`, `ledger`, `byok`, `images` or `retrieval` measures that alone.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from tests.bench.books import report_checks
 from tests.bench.byok import bench_byok
 from tests.bench.chat import bench_chat
 from tests.bench.images import bench_images
+from tests.bench.retrieval import bench_retrieval
 
 ACCOUNTS = 1000
 CLIENTS = 16
@@ -34,11 +35,13 @@ FILL = 100_000  # events of one statement
 def main() -> int:
     """Print the tables; 1 when the stack fails or the books do not agree."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("only", nargs="?", choices=("ledger", "chat", "byok", "images"))
+    parser.add_argument(
+        "only", nargs="?", choices=("ledger", "chat", "byok", "images", "retrieval")
+    )
     only = parser.parse_args().only
     state = state_dir() / "bench"
     shutil.rmtree(state, ignore_errors=True)
-    print("This takes about eight minutes.\n", flush=True)
+    print("This takes about a quarter of an hour.\n", flush=True)
     try:
         if only in (None, "ledger"):
             with Stack(state=state, services=False, durable=True, rebuild=True) as stack:
@@ -54,6 +57,8 @@ def main() -> int:
             failures += bench_byok(state)
         if only in (None, "images"):
             failures += bench_images(state)
+        if only in (None, "retrieval"):
+            bench_retrieval(state)
     except StackError as error:
         print(error, file=sys.stderr)
         return 1

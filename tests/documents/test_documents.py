@@ -208,7 +208,7 @@ def test_words_and_meaning_are_fused(author: Author) -> None:
     both = author.search("road", **query)["results"][0]
     assert both["content"] == "an automobile on the road"
     assert (both["text_place"], both["vector_place"]) == (1, 1)
-    assert both["score"] == pytest.approx(2 / 61, abs=1e-6)
+    assert both["score"] == pytest.approx(2 / 11, abs=1e-6)
     other = author.search("vehicle", p_embedding=query["p_embedding"], p_embedding_model="other")
     assert other["results"] == []
 

@@ -19,7 +19,7 @@ from psycopg.types.json import Jsonb
 from local.stack import Stack
 from tests.conftest import AsRole, NewUser
 
-MODEL = "lexical-64"
+MODEL = "hashed-64"
 DIMENSIONS = 64
 
 # Words that mean the same to the vectors below, and not to a search for words.

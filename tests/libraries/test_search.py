@@ -157,10 +157,39 @@ def test_both_beat_each(shelf: Shelf, reader: str) -> None:
     fused = shelf.search(reader, "alpha", library_id, **query)
     best = fused["results"][0]
     assert (best["content"], best["text_place"], best["vector_place"]) == ("alpha beta", 2, 2)
-    assert best["score"] == pytest.approx(2 / 62, abs=1e-6)
-    assert {one["content"]: one["score"] for one in fused["results"]}["omega"] == pytest.approx(
-        1 / 61, abs=1e-6
-    )
+    assert best["score"] == pytest.approx(2 / 12, abs=1e-6)
+    scores = {one["content"]: one["score"] for one in fused["results"]}
+    assert scores["omega"] == pytest.approx(1 / 11, abs=1e-6)
+
+
+def test_vectors_made_of_words_count_half(shelf: Shelf, reader: str) -> None:
+    library_id = shelf.add()
+    begun = shelf.begin(library_id, p_embedding_model="lexical-64")
+    shelf.put(begun, chunk("turn the beam"))
+    shelf.embed(begun["version_id"])
+    shelf.finish(begun)
+    query = {"p_embedding": Jsonb(vector("beam")), "p_embedding_model": "lexical-64"}
+    [found] = shelf.search(reader, "nothing", library_id, **query)["results"]
+    assert found["score"] == pytest.approx(0.5 / 11, abs=1e-6)
+
+
+def test_the_heading_of_a_chunk_says_what_it_is_about(shelf: Shelf, reader: str) -> None:
+    library_id = shelf.publish(
+        chunk("fill it", 0, "a.md", headings=["The beam", "Tank"], title="The beam"),
+        chunk("the beam", 1, "b.md", headings=["Lamp", "Oil"]),
+        chunk("turn it", 2, "c.md", headings=["Lamp", "The beam"]),
+        is_embedded=False,
+    )["library_id"]
+    found = contents(shelf.search(reader, "beam", library_id))
+    assert found == ["turn it", "the beam", "fill it"]
+
+
+def test_an_option_of_a_program_is_not_refused(shelf: Shelf, reader: str) -> None:
+    library_id = shelf.publish(chunk("with --yes nothing is asked, with -quiet nothing said"))[
+        "library_id"
+    ]
+    for query in ("what does --yes do", "asked -quiet", "said -q"):
+        assert shelf.search(reader, query, library_id)["results"], query
 
 
 def test_rare_words_count_more(shelf: Shelf, reader: str) -> None:
@@ -173,9 +202,9 @@ def test_rare_words_count_more(shelf: Shelf, reader: str) -> None:
 
 def test_words_can_be_refused(shelf: Shelf, reader: str) -> None:
     library_id = shelf.publish(*CORPUS)["library_id"]
-    found = contents(shelf.search(reader, "json -indent", library_id))
+    found = contents(shelf.search(reader, 'json -"indent"', library_id))
     assert [text.split()[0] for text in found] == ["json.loads"]
-    assert shelf.search(reader, "-indent", library_id)["results"] == []
+    assert shelf.search(reader, '-"indent"', library_id)["results"] == []
     assert shelf.search(reader, '"separator one"', library_id)["results"] == []
 
 

@@ -34,9 +34,7 @@ async def embed_documents(
     if model == lexical.NAME:
         if is_query:
             return await asyncio.to_thread(lexical.embed, texts)
-        # Title and headings say what a chunk is about: twice, as no model has read it.
-        twice = ["\n".join([*text.splitlines()[:1], text]) for text in texts]
-        return await asyncio.to_thread(lexical.embed, twice)
+        return await asyncio.to_thread(lexical.embed, [_with_heading(text) for text in texts])
     vectors: list[list[float]] = []
     async with open_model_server(settings, "library") as server:
         if server is None:
@@ -55,6 +53,12 @@ async def embed_documents(
                 len(part),
             )
     return vectors
+
+
+def _with_heading(text: str) -> str:
+    """With the heading that the text is under twice more: no model reads what it is about."""
+    heading = text.partition("\n")[0].rpartition(" > ")[2]
+    return f"{heading}\n{heading}\n{text}"
 
 
 def _read(answer: dict[str, Any], count: int) -> list[list[float]]:

@@ -27,10 +27,10 @@ NAME = "lexical-hash-1"
 DIMENSIONS = 1536
 
 # How much a feature counts beside a whole word. Chosen by what finds most in the documentation of
-# click and Jinja, for questions made of headings and docstrings (docs/libraries.md).
+# aiohttp, click and Jinja, for questions made of headings and docstrings (docs/search.md).
 _PART = 0.6  # of a name that is made of several words
-_PAIR = 0.8  # two words beside each other
-_PIECE = 0.8  # four letters: stems, endings, slips of the pen
+_PAIR = 1.2  # two words beside each other
+_PIECE = 0.5  # four letters: stems, endings, slips of the pen
 _COMMON = 0.15  # a word that is in every text
 
 _PIECE_LENGTH = 4
