@@ -52,6 +52,7 @@ EXTRAS = "--extra aws --extra images --extra libraries"
 
 image = (
     modal.Image.debian_slim(PYTHON_VERSION)
+    .apt_install("git")  # fetches repositories whose documentation is indexed
     .add_local_file(PROJECT / "constraints.txt", LOCK, copy=True)
     .uv_pip_install(
         requirements=[str(PROJECT / "pyproject.toml")],

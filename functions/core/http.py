@@ -109,12 +109,13 @@ class SafeClient:
     ) -> None:
         """`max_connections`: calls in flight; more wait, within their own time cap."""
         self._policy = policy or Policy()
+        self._network = _VettingBackend(self._policy, resolver or resolve)
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=ssl_context or httpx.create_ssl_context(trust_env=False),
             max_connections=max_connections,
             # A kept connection would skip the vetting and be shared between users.
             max_keepalive_connections=0,
-            network_backend=_VettingBackend(self._policy, resolver or resolve),
+            network_backend=self._network,
         )
 
     async def aclose(self) -> None:
@@ -126,6 +127,21 @@ class SafeClient:
         Asks nobody: which addresses a name has is vetted at each call.
         """
         self._vet(url)
+
+    async def connect(self, authority: str) -> httpcore.AsyncNetworkStream:
+        """A bare connection to `host:port`, vetted as that of an https URL, for another protocol.
+
+        Raises QuernelError: `url_refused` (400), `url_unreachable` (502), `url_timeout` (504).
+        """
+        target = self._vet(f"https://{authority}/")
+        try:
+            return await self._network.connect_tcp(
+                target.host.decode("ascii"), target.port or 443, CONNECT_TIMEOUT_SECONDS
+            )
+        except (TimeoutError, httpcore.TimeoutException):
+            raise _late() from None
+        except httpcore.NetworkError:
+            raise _unreachable() from None
 
     async def fetch(
         self,
@@ -184,11 +200,9 @@ class SafeClient:
                 finally:
                     await response.aclose()
         except (TimeoutError, httpcore.TimeoutException):
-            raise QuernelError("url_timeout", 504, "The address did not answer in time.") from None
+            raise _late() from None
         except (httpcore.NetworkError, httpcore.ProtocolError):
-            raise QuernelError(
-                "url_unreachable", 502, "The address cannot be reached, or does not speak HTTP."
-            ) from None
+            raise _unreachable() from None
 
     def _vet(self, url: str) -> httpcore.URL:
         """Read the URL, once; refuse what the policy does not allow."""
@@ -351,6 +365,16 @@ def _inflater(encoding: str) -> Callable[[bytes], Iterable[bytes]]:
 
 def _refused(reason: str) -> QuernelError:
     return QuernelError("url_refused", 400, f"The URL is refused: {reason}.")
+
+
+def _late() -> QuernelError:
+    return QuernelError("url_timeout", 504, "The address did not answer in time.")
+
+
+def _unreachable() -> QuernelError:
+    return QuernelError(
+        "url_unreachable", 502, "The address cannot be reached, or does not speak HTTP."
+    )
 
 
 def _too_large() -> QuernelError:

@@ -54,18 +54,12 @@ class Version:
     """What backend.library_version_begin() says of a version."""
 
     id: str
-    library_id: str
-    crawl: int
-    embedding_model: str | None
+    crawl: int | None = None
+    """Of which it is a part; None where only vectors are made."""
 
     @classmethod
     def read(cls, begun: dict[str, Any]) -> Version:
-        return cls(
-            str(begun["version_id"]),
-            str(begun["library_id"]),
-            int(begun["crawl"]),
-            begun["embedding_model"],
-        )
+        return cls(str(begun["version_id"]), int(begun["crawl"]))
 
 
 class Indexer:
@@ -93,8 +87,6 @@ class Indexer:
 
     async def embed(self) -> None:
         """Give vectors to what has none. Raises NoAnswerError, QuernelError, OperatorError."""
-        if self._version.embedding_model is None:
-            return
         first = 0
         while True:
             found = await self._database.rpc(
@@ -141,6 +133,8 @@ class Indexer:
         self.result.kept += int(answer["kept"])
 
     async def _tell(self, percent: int) -> None:
+        if self._version.crawl is None:
+            return
         await self._database.rpc(
             "library_progress",
             p_version_id=self._version.id,

@@ -1,40 +1,25 @@
-"""What the worker does for libraries: fetch a source, and index what is in it."""
+"""What the worker does for libraries: fetch a source, index what is in it, make vectors anew."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 from functions.chat.model_server import NoAnswerError
-from functions.core.errors import QuernelError, UnavailableError
-from functions.core.http import SafeClient
+from functions.core.errors import QuernelError
 from functions.core.json import Json
 from functions.core.settings import SettingsError
-from functions.core.storage import NoObjectError, StorageError, open_storage
+from functions.core.storage import StorageError, open_storage
 from functions.libraries.embedding import lexical
 from functions.libraries.embedding.documents import DIMENSIONS
-from functions.libraries.errors import ParseError, SourceError
-from functions.libraries.indexing import Indexer, Version, unique
-from functions.libraries.sources.archives import MAX_ARCHIVE_BYTES, files_of_archive
-from functions.libraries.sources.files import Skipped, SourceFile, is_documentation
-from functions.libraries.sources.packages import archive_of, npm_package, python_package
+from functions.libraries.errors import ParseError
+from functions.libraries.fetching import BUCKET, RETRY_SECONDS, Fetched, fetch
+from functions.libraries.indexing import Indexer, Version
+from functions.libraries.sources.files import Skipped, SourceFile
+from functions.libraries.sources.snapshots import MEDIA_TYPE, packed
 from functions.tasks.context import TaskContext, TaskRejectedError, TaskRetryError
 
-BUCKET = "libraries"
-RETRY_SECONDS = 300.0
-MAX_ATTEMPTS = 5
-"""As private.crawl_library() queues the task."""
-
-ONLY_VERSION = "latest"
-"""Of a source that names no version."""
-
-
-@dataclass(frozen=True)
-class Fetched:
-    """What a source has now."""
-
-    version: str
-    files: list[SourceFile] = field(repr=False)
+_KEPT = frozenset({"git", "site", "pypi", "npm"})
+"""Kinds of sources of which a snapshot is kept; of others the object itself is there."""
 
 
 async def crawl_library(payload: dict[str, Json], context: TaskContext) -> dict[str, Json]:
@@ -49,9 +34,11 @@ async def crawl_library(payload: dict[str, Json], context: TaskContext) -> dict[
     source = await context.database.rpc("library_source", p_library_id=library_id)
     if source is None:
         return {"result": "gone"}
+    if source["embedding_model"] != context.settings.documentation_embedding_model:
+        source["source_revision"] = None  # vectors are to be made of it all
     skipped = Skipped()
     try:
-        fetched = await _fetched(context, source, skipped)
+        fetched = await _changed(context, source, skipped)
     except ParseError as error:
         await context.database.rpc(
             "library_fail",
@@ -60,25 +47,15 @@ async def crawl_library(payload: dict[str, Json], context: TaskContext) -> dict[
             p_error_message=error.message,
         )
         return {"result": "failed", "code": error.code}
+    if fetched is None:
+        return {"result": "unchanged"}
     begun = await _begun(context, library_id, fetched.version)
     indexer = Indexer(context.database, context.settings, Version.read(begun))
     indexer.result.skipped = skipped
     try:
-        await indexer.put(fetched.files)
-        await indexer.embed()
-        finished = await context.database.rpc(
-            "library_version_finish", p_version_id=begun["version_id"], p_crawl=begun["crawl"]
-        )
-    except ParseError as error:
-        return await _failed(context, begun, error)
-    except NoAnswerError as error:
-        raise TaskRetryError(error.reason, seconds=RETRY_SECONDS) from None
-    except QuernelError as error:
-        if error.code == "library_is_empty":
-            return await _failed(context, begun, SourceError(error.code, error.message))
-        if error.code == "crawl_superseded":
-            return {"result": "superseded"}
-        raise
+        finished = await _index(context, indexer, begun, fetched)
+    except (ParseError, QuernelError) as error:
+        return await _ended(context, begun, error)
     result = indexer.result
     return {
         "result": "ready",
@@ -91,59 +68,70 @@ async def crawl_library(payload: dict[str, Json], context: TaskContext) -> dict[
     }
 
 
-async def _fetched(context: TaskContext, source: dict[str, Any], skipped: Skipped) -> Fetched:
-    """Raises ParseError for what will be no better another time, TaskRetryError."""
-    kind, address = source["source_kind"], source["source_url"] or ""
+async def embed_library(payload: dict[str, Json], context: TaskContext) -> dict[str, Json]:
+    """Make the vectors that a version lacks, beside those it is searched with.
+
+    Raises TaskRejectedError where no version is named, TaskRetryError where the model does not
+    answer.
+    """
+    version_id = payload.get("version_id")
+    if not isinstance(version_id, str):
+        raise TaskRejectedError("the payload names no version")
+    indexer = Indexer(context.database, context.settings, Version(version_id))
     try:
-        if kind == "archive":
-            return Fetched(ONLY_VERSION, _documentation(await _object(context, address), skipped))
-        if kind in ("pypi", "npm"):
-            return await _package(context, kind, address, skipped)
-    except (StorageError, UnavailableError) as error:
+        await indexer.embed()
+    except NoAnswerError as error:
+        raise TaskRetryError(error.reason, seconds=RETRY_SECONDS) from None
+    except QuernelError as error:
+        if error.code in ("library_version_not_found", "embedding_model_changed"):
+            return {"result": "over"}
+        raise
+    return {"result": "ready", "vectors": indexer.result.vectors}
+
+
+async def _changed(
+    context: TaskContext, source: dict[str, Any], skipped: Skipped
+) -> Fetched | None:
+    """What is to be indexed; None where all of it is. Raises ParseError, TaskRetryError."""
+    fetched = await fetch(context, source, skipped)
+    if fetched.files is not None:
+        return fetched
+    told = await context.database.rpc(
+        "library_unchanged",
+        p_library_id=source["library_id"],
+        p_version=fetched.version,
+        p_source_revision=fetched.revision,
+    )
+    if told["is_unchanged"]:
+        return None
+    return await fetch(context, source | {"source_revision": None}, skipped)
+
+
+async def _index(
+    context: TaskContext, indexer: Indexer, begun: dict[str, Any], fetched: Fetched
+) -> dict[str, Any]:
+    """What backend.library_version_finish() says.
+
+    Raises ParseError, TaskRetryError, QuernelError.
+    """
+    files = fetched.files or []
+    values: dict[str, Json] = {"source_revision": fetched.revision}
+    try:
+        await indexer.put(files)
+        await indexer.embed()
+        if begun["source_kind"] in _KEPT:
+            values["snapshot_path"] = await _keep(context, begun, files, fetched)
+    except NoAnswerError as error:
+        raise TaskRetryError(error.reason, seconds=RETRY_SECONDS) from None
+    except StorageError as error:
         raise TaskRetryError(type(error).__name__, seconds=RETRY_SECONDS) from None
-    except QuernelError as error:  # an address that nobody calls, or no answer from it
-        if error.status < 500:
-            raise SourceError("source_refused", error.message) from None
-        if context.attempt < MAX_ATTEMPTS:
-            raise TaskRetryError(error.code, seconds=RETRY_SECONDS) from None
-        raise SourceError("source_unavailable", "The source does not answer.") from None
-    raise SourceError("source_not_supported", f"Sources of kind {kind} are not crawled yet.")
-
-
-async def _package(context: TaskContext, kind: str, name: str, skipped: Skipped) -> Fetched:
-    settings = context.settings
-    url = settings.python_registry_url if kind == "pypi" else settings.npm_registry_url
-    if url is None:
-        raise SourceError("source_not_configured", "The operator has named no registry for it.")
-    http = SafeClient()
-    try:
-        find = python_package if kind == "pypi" else npm_package
-        package = await find(http, url, name)
-        content = await archive_of(http, package)
-    finally:
-        await http.aclose()
-    files = [
-        SourceFile(file.path, file.content, package.docs_url or "")
-        for file in _documentation(content, skipped)
-    ]
-    return Fetched(package.version, files)
-
-
-async def _object(context: TaskContext, path: str) -> bytes:
-    try:
-        async with open_storage(context.settings, BUCKET) as storage:
-            return await storage.get(path, max_bytes=MAX_ARCHIVE_BYTES)
-    except NoObjectError:
-        raise SourceError("source_gone", "The archive is not there, or is too large.") from None
-    except SettingsError as error:
-        raise TaskRejectedError(str(error)) from None
-
-
-def _documentation(content: bytes, skipped: Skipped) -> list[SourceFile]:
-    files = unique(files_of_archive(content, is_documentation, skipped))
-    if not files:
-        raise SourceError("no_documentation", "There is no documentation in it.")
-    return files
+    finished: dict[str, Any] = await context.database.rpc(
+        "library_version_finish",
+        p_version_id=begun["version_id"],
+        p_crawl=begun["crawl"],
+        p_values=values,
+    )
+    return finished
 
 
 async def _begun(context: TaskContext, library_id: str, version: str) -> dict[str, Any]:
@@ -159,9 +147,28 @@ async def _begun(context: TaskContext, library_id: str, version: str) -> dict[st
     return begun
 
 
-async def _failed(
-    context: TaskContext, begun: dict[str, Any], error: ParseError
+async def _keep(
+    context: TaskContext, begun: dict[str, Any], files: list[SourceFile], fetched: Fetched
+) -> str:
+    """Put a snapshot where the crawl says that it is. Raises StorageError, TaskRejectedError."""
+    path = f"snapshots{begun['library_id']}/{begun['version_id']}/{begun['crawl']}.tar.gz"
+    try:
+        async with open_storage(context.settings, BUCKET) as storage:
+            await storage.put(path, packed(files, fetched.etags), MEDIA_TYPE)
+    except SettingsError as error:
+        raise TaskRejectedError(str(error)) from None
+    return path
+
+
+async def _ended(
+    context: TaskContext, begun: dict[str, Any], error: ParseError | QuernelError
 ) -> dict[str, Json]:
+    """End a crawl that cannot be finished. Raises what is no reason for that."""
+    if isinstance(error, QuernelError):
+        if error.code == "crawl_superseded":
+            return {"result": "superseded"}
+        if error.code != "library_is_empty":
+            raise error
     await context.database.rpc(
         "library_version_fail",
         p_version_id=begun["version_id"],

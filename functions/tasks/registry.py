@@ -14,18 +14,19 @@ from functions.billing.tasks import (
 from functions.documents.tasks import index_document
 from functions.images.analysis import analyze_image, refresh_insights
 from functions.images.tasks import delete_files, generate_image
-from functions.libraries.tasks import crawl_library
+from functions.libraries.tasks import crawl_library, embed_library
 from functions.notifications.tasks import send_email, send_event
 from functions.provider_keys.tasks import check_idle_key
 from functions.tasks.context import TaskKind
 
 TASK_KINDS: Mapping[str, TaskKind] = {
-    "image_generate": TaskKind(generate_image, timeout_seconds=1800, share=7 / 16),
+    "image_generate": TaskKind(generate_image, timeout_seconds=1800, share=3 / 8),
     "image_analyze": TaskKind(analyze_image, timeout_seconds=300, share=1 / 8),
     "insights_refresh": TaskKind(refresh_insights, timeout_seconds=900, share=1 / 16),
     "image_files_delete": TaskKind(delete_files, timeout_seconds=120),
     "document_index": TaskKind(index_document, timeout_seconds=900, share=1 / 8),
     "library_crawl": TaskKind(crawl_library, timeout_seconds=3600, share=1 / 16),
+    "library_embed": TaskKind(embed_library, timeout_seconds=3600, share=1 / 16),
     "files_delete": TaskKind(delete_files, timeout_seconds=120),
     "email": TaskKind(send_email, timeout_seconds=120),
     "auto_top_up": TaskKind(buy_automatic_top_up, timeout_seconds=120),

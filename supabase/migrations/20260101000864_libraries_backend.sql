@@ -252,13 +252,43 @@ comment on function backend.library_version_begin(text, text, text, integer) is
 create function backend.library_source(p_library_id text) returns jsonb
 language sql stable security definer set search_path = ''
 as $$
-  select jsonb_build_object('library_id', l.id, 'source_kind', l.source_kind, 'source_url', l.source_url)
+  -- What it was the last time says nothing while that is not served, or has vectors of another model than it will.
+  select jsonb_build_object(
+    'library_id', l.id, 'source_kind', l.source_kind, 'source_url', l.source_url, 'version', v.version,
+    'source_revision', v.source_revision, 'snapshot_path', v.snapshot_path, 'embedding_model', v.embedding_model
+  )
   from public.libraries as l
+  left join public.library_versions as v on v.library_id = l.id and v.is_latest
   where l.id = lower(p_library_id) and l.moved_to is null
 $$;
 
 comment on function backend.library_source(text) is
-'Where the documentation of a library comes from; null where there is none, or it has moved.';
+'Where the documentation of a library comes from, and what was crawled of its latest version; null where there is none, or it has moved.';
+
+create function backend.library_unchanged(p_library_id text, p_version text, p_source_revision text) returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_library public.libraries := private.written_library(p_library_id, null, null, 'crawler');
+begin
+  update public.library_versions as v
+  set state = 'ready', progress = 100, error_code = null, error_message = null
+  where v.library_id = v_library.id and v.version = p_version and v.source_revision = p_source_revision
+    and v.crawl > 0 and v.next_crawl is null;
+  if not found then
+    return '{"is_unchanged": false}';
+  end if;
+  update public.libraries as l
+  set state = 'ready', progress = 100, error_code = null, error_message = null, last_crawled_at = now(),
+    next_refresh_at = now()
+      + make_interval(secs => coalesce(l.refresh_seconds, (private.setting('library_refresh_seconds'))::integer))
+  where l.id = v_library.id;
+  return '{"is_unchanged": true}';
+end
+$$;
+
+comment on function backend.library_unchanged(text, text, text) is
+'Says that the source of a version is what was crawled the last time: it is asked again when its time comes. is_unchanged is false where that is not served. 404 library_not_found.';
 
 create function private.fail_library(p_library_id text, p_error_code text, p_error_message text) returns void
 language plpgsql volatile security definer set search_path = ''
@@ -1037,6 +1067,7 @@ grant execute on function backend.library_move(text, text, text) to service_role
 grant execute on function backend.library_delete(text, uuid, text, text) to service_role;
 grant execute on function backend.libraries_due(integer) to service_role;
 grant execute on function backend.library_source(text) to service_role;
+grant execute on function backend.library_unchanged(text, text, text) to service_role;
 grant execute on function backend.library_fail(text, text, text) to service_role;
 grant execute on function backend.library_version_begin(text, text, text, integer) to service_role;
 grant execute on function backend.library_chunks_put(uuid, integer, jsonb) to service_role;

@@ -27,6 +27,11 @@ class Authority:
         self._certificate = self._build(self._name, self._key.public_key(), None)
         self._pem = self._certificate.public_bytes(serialization.Encoding.PEM)
 
+    @property
+    def certificates(self) -> bytes:
+        """PEM, for programs that read theirs from a file."""
+        return self._pem
+
     def client_context(self) -> ssl.SSLContext:
         return ssl.create_default_context(cadata=self._pem.decode())
 

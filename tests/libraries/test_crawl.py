@@ -16,7 +16,7 @@ from functions.core.database import Database
 from functions.core.http import Policy, SafeClient
 from functions.core.settings import Settings
 from functions.core.storage import open_storage
-from functions.libraries import tasks
+from functions.libraries import fetching, tasks
 from functions.libraries.embedding.lexical import NAME, embed
 from functions.libraries.errors import ParseError
 from functions.libraries.sources.packages import npm_package, python_package
@@ -230,7 +230,7 @@ class Registry:
 @asynccontextmanager
 async def registry(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Registry]:
     made = Registry()
-    monkeypatch.setattr(tasks, "SafeClient", lambda: SafeClient(policy=ON_LOOPBACK))
+    monkeypatch.setattr(fetching, "SafeClient", lambda: SafeClient(policy=ON_LOOPBACK))
     async with serve(made.answer) as url:
         made.url = url
         yield made
