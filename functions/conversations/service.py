@@ -122,6 +122,7 @@ def start_arguments(
         "p_parameters": message.parameters,
         "p_stream": message.streams,
         "p_credential": request.credential or "auto",
+        "p_documents": request.model_dump(mode="json", include={"documents"})["documents"],
         "p_ip": ip,
         "p_user_agent": user_agent,
     }
