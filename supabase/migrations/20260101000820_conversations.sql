@@ -1314,7 +1314,7 @@ begin
 
   -- Before anything is locked: a search takes longer than the rest, and so does whoever makes the vector.
   v_sources := private.message_sources(
-    v_caller, v_entered.conversation, p_documents, p_content, p_message_id, p_regenerate
+    v_caller, v_entered.conversation, p_documents -> 'documents', p_content, p_message_id, p_regenerate
   );
   if v_sources.is_searched then
     if v_sources.embedding_model is not null and p_embedding_model is null then
@@ -1449,7 +1449,7 @@ $$;
 comment on function backend.message_start(
   uuid, uuid, uuid, text, text, jsonb, uuid, uuid, boolean, uuid, text[], integer, jsonb, boolean, text, text, text,
   jsonb, jsonb, text
-) is 'Before the model is called: checks who may write, stores the user''s message (or takes the one to be answered anew), rebuilds the context within the window, holds the worst case as chat_start does, begins the answer. The same request again: the same rows. A message id that was answered: the answer. Where documents are searched, first called without a vector: state search, with the question and the model to make it by.';
+) is 'Before the model is called: checks who may write, stores the user''s message (or takes the one to be answered anew), rebuilds the context within the window, holds the worst case as chat_start does, begins the answer. The same request again: the same rows. A message id that was answered: the answer. Where documents are searched, first called without a vector: state search, with the question and the model to make it by. p_documents: {documents}, or {} where the message names none.';
 
 create function backend.message_finish(
   p_hold_id uuid,
