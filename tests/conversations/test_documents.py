@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -318,6 +319,32 @@ def test_a_deletion_that_is_under_way_keeps_nobody_waiting(reader: Reader) -> No
         connection.execute("delete from public.documents where id = %s", [document])
         assert named(talker.say(conversation, **ASK)) == [document]
     assert named(talker.say(conversation, **ASK)) == []
+
+
+def test_messages_and_deletions_at_once_end_in_an_answer_or_in_not_found(reader: Reader) -> None:
+    talker = reader.talker
+    documents = [reader.document(HARBOUR, name=f"{n}.txt") for n in range(4)]
+    conversations = [talker.begin() for _ in documents]
+
+    def ask(number: int) -> httpx.Response:
+        return talker.post(conversations[number], **ASK, documents=[documents[number]])
+
+    with ThreadPoolExecutor(8) as pool:
+        gone = [pool.submit(reader.forget, document) for document in documents]
+        asked = [pool.submit(ask, number) for number in range(4)]
+        answers = [future.result(timeout=30) for future in asked]
+        for future in gone:
+            future.result(timeout=30)
+    for number, answer in enumerate(answers):
+        kept = talker.messages(conversations[number])
+        if answer.status_code == 200:
+            assert named(answer.json()) in ([], [documents[number]])
+            assert len(kept) == 2
+        else:
+            refused(answer, 404, "document_not_found")
+            assert kept == []
+    assert len(talker.payer.charges()) == sum(a.status_code == 200 for a in answers)
+    assert talker.payer.account()["held"] == 0
 
 
 def test_one_that_goes_between_question_and_answer_is_left_out(
