@@ -17,8 +17,9 @@ second message. If you leave, the answer goes on for a while, and is kept and ch
 `"all"`, or none (`[]`); left out, what the conversation says. The answer's `citations` are the
 passages that the model was given.
 
-Events: `started` (ids, citations), chunks of OpenAI's protocol, the last of them with `usage`, `finished` (the
-stored message), `error` (a problem document) in place of the last two where it failed, `[DONE]`.
+Events: `started` (ids, citations), chunks of OpenAI's protocol, the last of them with `usage`,
+`finished` (the stored message), `error` (a problem document) in place of the last two where it
+failed, `[DONE]`.
 """
 
 _STREAM = (
@@ -40,7 +41,7 @@ Conversations you read, your own and those shared with you, newest activity firs
 those whose title or messages have all its words.
 """
 CHANGE = """\
-Renames, archives (`status`), shares, chooses who answers and from which documents, or shows the branch that
-`head_message_id` is on. Whoever writes in a shared conversation may rename it and choose the
-branch; the rest is for its author and for admins.
+Renames, archives (`status`), shares, chooses who answers and from which `documents`, or shows the
+branch that `head_message_id` is on. Whoever writes in a shared conversation may rename it and
+choose the branch; the rest is for its author and for admins.
 """

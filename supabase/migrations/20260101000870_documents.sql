@@ -603,13 +603,13 @@ begin
         from (
           select
             c.*, d.name, i.place, h.score, h.text_place, h.vector_place,
-            -- Neighbours on a page: what is cited is on one.
-            c.chunk_index - row_number() over (partition by c.document_id, c.page order by c.chunk_index) as run
+            c.chunk_index - row_number() over (partition by c.document_id order by c.chunk_index) as run
           from unnest(v_ids) with ordinality as i (id, place)
           inner join public.document_chunks as c on c.id = i.id
           inner join public.documents as d on d.id = c.document_id
           inner join unnest(p_hits) as h on h.chunk_id = i.id
         ) as n
+        -- What is cited is on one page.
         group by n.document_id, n.name, n.page, n.run
       ) as g
     ), '[]')

@@ -372,6 +372,22 @@ def test_one_that_goes_between_question_and_answer_is_left_out(
     service.rpc("message_fail", p_hold_id=started["hold_id"], p_error_code="upstream_error")
 
 
+def test_what_others_have_is_no_reason_for_a_vector(
+    new_reader: NewReader, service: Service
+) -> None:
+    new_reader().document(has_vectors=True)
+    talker = new_reader().talker
+    started = service.rpc(
+        "message_start",
+        p_request_id=str(uuid.uuid4()),
+        p_conversation_id=talker.begin(documents="all"),
+        p_user_id=talker.id,
+        p_content=ASK["content"],
+    )
+    assert (started["state"], started["citations"]) == ("started", [])
+    service.rpc("message_fail", p_hold_id=started["hold_id"], p_error_code="upstream_error")
+
+
 def test_nothing_is_kept_while_a_vector_is_made(reader: Reader, service: Service) -> None:
     talker, document = reader.talker, reader.document(has_vectors=True)
     conversation = talker.begin()
