@@ -25,7 +25,7 @@ from tests.conversations.documents import (
     reader_of,
 )
 from tests.conversations.test_context import grow
-from tests.libraries.conftest import vector
+from tests.libraries.conftest import MODEL, vector
 from tests.libraries.pages import pdf
 from tests.support.service import Service, ServiceError
 
@@ -214,6 +214,10 @@ def test_what_nothing_is_found_for_is_asked_as_it_is(
     assert answer["message"]["citations"] == []
     [sent] = prompts(upstream, mark)
     assert sent["messages"] == [{"role": "user", "content": f"zymurgy {mark}"}]
+    # So is what has no words at all.
+    for nothing in ("?! …", "-", '"', "of the"):
+        answer = talker.say(talker.begin(), nothing, documents="all")
+        assert answer["message"]["citations"] == []
 
 
 def test_history_is_cut_before_passages(reader: Reader, upstream: Memory, mark: str) -> None:
@@ -270,7 +274,7 @@ def test_meaning_is_searched_for_where_there_is_a_vector(reader: Reader, service
     named = {"p_documents": {"documents": [document]}}
     conversation = talker.begin()
     question = "dict"  # means the same to the vectors of the tests, and shares no word
-    blind = begun(service, reader, conversation, question, p_embedding_model="lexical-64", **named)
+    blind = begun(service, reader, conversation, question, p_embedding_model=MODEL, **named)
     assert blind["citations"] == []
     seeing = begun(
         service,
@@ -278,7 +282,7 @@ def test_meaning_is_searched_for_where_there_is_a_vector(reader: Reader, service
         talker.begin(),
         question,
         p_embedding=vector(question),
-        p_embedding_model="lexical-64",
+        p_embedding_model=MODEL,
         **named,
     )
     assert seeing["citations"][0]["excerpt"] == "A mapping has keys."

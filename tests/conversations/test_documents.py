@@ -20,6 +20,7 @@ from tests.conversations.documents import (
     reader,
     reader_of,
 )
+from tests.libraries.conftest import MODEL
 from tests.support.service import Service, ServiceError
 
 __all__ = ["new_reader", "reader", "reader_of"]
@@ -402,7 +403,7 @@ def test_nothing_is_kept_while_a_vector_is_made(reader: Reader, service: Service
     assert wanted == {
         "state": "search",
         "question": "What does  a berth  cost?",
-        "embedding_model": "lexical-64",
+        "embedding_model": MODEL,
     }
     talker.require_nothing_happened(conversation)
     with pytest.raises(ServiceError) as info:
