@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -35,6 +36,7 @@ LEDGER_TABLES = (
     "api_usage",
     "profiles",
 )
+RULES = b"# Harbour rules\n\nBoats are moored at night.\n\n## Fees\n\nA berth costs nine coins.\n"
 QUESTION = "Explain in two sentences why a ledger should be append-only."
 
 
@@ -68,7 +70,8 @@ class Demo:
         self.replay(ada, answer)
         self.stop_early(ada)
         self.draw(ada)
-        self.stranger()
+        document = self.ask_a_document(ada)
+        self.stranger(document)
         self.prove_the_books()
         self.statement(ada)
 
@@ -235,7 +238,42 @@ class Demo:
             suggested = ada.client.rpc("suggest_prompts", {"p_prompt": "a lighthouse"}).execute()
             say(f"suggested next: {suggested.data[0]['suggested_prompt']}")
 
-    def stranger(self) -> None:
+    def ask_a_document(self, ada: Person) -> str:
+        """A file is uploaded and indexed; an answer says where in it that is from."""
+        with self.step("Ada uploads a document and asks about it; the answer cites it"):
+            operator = supabase.create_client(self.stack.supabase_url, self.stack.keys.secret_key)
+            until = datetime.now(UTC) + timedelta(days=30)
+            given = {"p_user_id": ada.id, "p_plan": "pro", "p_until": until.isoformat()}
+            why = {"p_reason": "to show documents", "p_actor": "demo"}
+            operator.schema("backend").rpc("plan_assign", given | why).execute()
+            table = ada.client.table("documents")
+            file = {"name": "Harbour rules", "original_filename": "rules.md"}
+            size = {"mime_type": "text/markdown", "file_size": len(RULES)}
+            [row] = table.insert(file | size).execute().data
+            ada.client.storage.from_("documents").upload(
+                row["storage_path"], RULES, {"content-type": "text/markdown"}
+            )
+            ada.client.rpc("document_uploaded", {"p_id": row["id"]}).execute()
+            ready = self._until(
+                lambda: table.select("*").eq("id", row["id"]).eq("state", "ready").execute().data,
+                "the index",
+            )
+            say(f"indexed: {ready['chunk_count']} chunks")
+            conversation = self._post("/conversations", ada, {"documents": [row["id"]]})
+            answer = self._post(
+                f"/conversations/{conversation['id']}/messages",
+                ada,
+                {"content": "What does a berth cost? simulate: cite=1", "stream": False},
+            )["message"]
+            say(f"answer: {answer['content']}")
+            for citation in answer["citations"]:
+                _expect(citation["document_id"], row["id"], "the document that is cited")
+                cited = "cited" if citation["is_cited"] else "given"
+                say(f"[{citation['number']}] {cited}: {citation['name']}: {citation['excerpt']}")
+            _expect(answer["citations"][0]["is_cited"], True, "the first citation")
+        return str(row["id"])
+
+    def stranger(self, document: str) -> None:
         """Somebody else sees nothing and changes nothing."""
         with self.step("Mallory, a stranger, tries every door"):
             mallory = self._person("Mallory")
@@ -271,6 +309,15 @@ class Demo:
                 say(f"chat without a token: {error.status_code} {error.code}")
             else:
                 raise DemoError("chat without a token was answered")
+            asked = httpx.post(
+                f"{self.stack.functions_url}/conversations",
+                json={"documents": [document]},
+                headers={"Authorization": f"Bearer {mallory.token}"},
+                trust_env=False,
+                timeout=30,
+            )
+            _expect(asked.json().get("code"), "document_not_found", "a stranger's document")
+            say(f"ask Ada's document: {asked.status_code} {asked.json()['code']}")
             _expect(_balance(mallory)["balance"], 100, "Mallory's balance")
 
     def prove_the_books(self) -> None:

@@ -20,6 +20,7 @@ Faults and timing are chosen per request by a header or inside the last user mes
     token_ms=N     wait before each token
     slow           the same as first_ms=300 token_ms=100
     chunk=N        tokens per chunk (default 1)
+    cite=N         end the text with [N], as whoever cites a passage does
     cached=N       prompt tokens reported as cached (default 0)
     status=N       refuse with this HTTP status, and with retry_after=N seconds
     after=N        tokens before a fault in mid-stream (default 3)
@@ -99,6 +100,7 @@ class Plan:
     fault: str = ""
     after: int = 3
     chunk: int = 1
+    cite: int = 0
     cached: int = 0
     times: int | None = None
 
@@ -238,7 +240,9 @@ class Simulator:
             directives += found
         plan = Plan.read(directives)
         if self.is_steady:
-            plan = Plan(tokens=plan.tokens, token_ms=plan.token_ms, chunk=plan.chunk)
+            plan = Plan(
+                tokens=plan.tokens, token_ms=plan.token_ms, chunk=plan.chunk, cite=plan.cite
+            )
         if plan.times is not None:
             same = sum(one.text == record.text for one in self.records)
             if same > plan.times:
@@ -532,6 +536,7 @@ def _choice(
         text = json.dumps({"simulated": True})
     else:
         text = _prose(plan.tokens or DEFAULT_TOKENS, messages, chance)
+        text += f" [{plan.cite}]" if plan.cite else ""
     stop = body.get("stop") or []
     for mark in [stop] if isinstance(stop, str) else stop:
         text = text.split(mark, 1)[0] if mark else text

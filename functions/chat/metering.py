@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -40,6 +40,8 @@ LONGEST_LIFE_SECONDS = 600.0
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+Begin = Callable[[Database, dict[str, Json]], Coroutine[Any, Any, dict[str, Any]]]
+"""What opens a hold: calls the function that holds, and gives its answer."""
 
 
 class ClientGoneError(Exception):
@@ -145,15 +147,22 @@ class Meter:
 
     @classmethod
     async def start(
-        cls, database: Database, background: Background, since: float, **arguments: Json
+        cls,
+        database: Database,
+        background: Background,
+        since: float,
+        *,
+        begin: Begin | None = None,
+        **arguments: Json,
     ) -> Self | Replay:
         """Hold the worst case. `since` is monotonic time at the request's arrival.
 
+        `begin` calls the function that holds, where that takes more than one call.
         Raises QuernelError with the database's code. A call whose answer was lost may have held, so
         it is repeated: the same request gets the same hold. Cancelled, it lets the call end and
         then releases the hold.
         """
-        starting = background.spawn(cls._begin(database, arguments))
+        starting = background.spawn((begin or cls._begin)(database, arguments))
         try:
             started = await asyncio.shield(starting)
         except asyncio.CancelledError:

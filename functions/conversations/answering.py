@@ -26,6 +26,7 @@ from functions.chat.templates import Template
 from functions.chat.upstream_errors import AnswerCutOffError
 from functions.conversations.channel import Channel
 from functions.conversations.metering import MessageMeter
+from functions.conversations.questions import Questions
 from functions.core.database import Database
 from functions.core.errors import QuernelError, body, internal_error
 from functions.core.json import Json, dumps
@@ -68,9 +69,12 @@ class Job:
 class Answering:
     """The answers that this process is making."""
 
-    def __init__(self, database: Database, router: Router, abandoned_seconds: float) -> None:
+    def __init__(
+        self, database: Database, router: Router, questions: Questions, abandoned_seconds: float
+    ) -> None:
         """`abandoned_seconds` is how long an answer is gone on with when its reader has left."""
         self._database = database
+        self._questions = questions
         self._router = router
         self._abandoned_seconds = abandoned_seconds
         self._tasks: set[asyncio.Task[None]] = set()
@@ -117,7 +121,11 @@ class Answering:
 
     async def _begin(self, ask: MessageAsk) -> Job | Replay:
         meter = await MessageMeter.start(
-            self._database, self.background, ask.since, **ask.arguments
+            self._database,
+            self.background,
+            ask.since,
+            begin=self._questions.begin,
+            **ask.arguments,
         )
         if isinstance(meter, Replay):
             return meter
@@ -136,7 +144,8 @@ class Answering:
     async def _run(self, job: Job) -> None:
         """Make the answer, and tell the reader what became of it."""
         try:
-            job.channel.write(_event("started", job.meter.ids))
+            begun = job.meter.ids | {"citations": job.meter.citations}
+            job.channel.write(_event("started", begun))
             await self._produce(job)
         except QuernelError as error:
             self._tell(job, _without_prompt(error))
@@ -284,7 +293,8 @@ def replay_events(replay: Replay, request_id: str) -> str:
     }
     usage = {n: v for n, v in answer["usage"].items() if not isinstance(v, Decimal)}
     last = answers.with_receipt(wire.Unpaid.encode(chunk, usage), replay.receipt)
-    return _event("started", ids) + frame(last) + _event("finished", answer) + frame(DONE)
+    begun = ids | {"citations": message["citations"]}
+    return _event("started", begun) + frame(last) + _event("finished", answer) + frame(DONE)
 
 
 def _completion(meter: MessageMeter) -> Completion:

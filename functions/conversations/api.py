@@ -16,6 +16,7 @@ from functions.chat.metering import ClientGoneError, Replay
 from functions.chat.streaming import EventResponse, Sink, while_connected
 from functions.conversations import documentation as docs
 from functions.conversations.answering import Answering, MessageAsk, replay_events, replayed
+from functions.conversations.questions import Questions
 from functions.conversations.schemas import (
     BRANCHES,
     CONVERSATION_EXAMPLE,
@@ -45,6 +46,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     answering = Answering(
         app.state.database,
         app.state.chat.router,
+        Questions(settings),
         settings.abandoned_answer_seconds,
     )
     app.state.answering = answering
@@ -80,7 +82,7 @@ AnsweringDep = Annotated[Answering, Depends(_answering)]
 )
 async def create(request: Request, caller: CurrentPrincipal, service: ServiceDep) -> Response:
     """See ConversationService.create."""
-    body = await read_json(request, ConversationRequest)
+    body = await read_json(request, ConversationRequest, BRANCHES)
     return _json(await service.create(caller, body), status=201)
 
 
@@ -120,7 +122,7 @@ async def update(
     conversation_id: UUID, request: Request, caller: CurrentPrincipal, service: ServiceDep
 ) -> Response:
     """See ConversationService.update."""
-    changes = await read_json(request, ConversationChanges)
+    changes = await read_json(request, ConversationChanges, BRANCHES)
     return _json(await service.update(caller, conversation_id, changes))
 
 

@@ -13,12 +13,17 @@ window. `parent_id` puts the message beside another one (an edit); `regenerate` 
 to the same message: both are branches, and nothing is overwritten. The same `id` again stores no
 second message. If you leave, the answer goes on for a while, and is kept and charged.
 
-Events: `started` (ids), chunks of OpenAI's protocol, the last of them with `usage`, `finished` (the
-stored message), `error` (a problem document) in place of the last two where it failed, `[DONE]`.
+`documents` says what it is answered from: ids of documents that the conversation's owner has,
+`"all"`, or none (`[]`); left out, what the conversation says. The answer's `citations` are the
+passages that the model was given.
+
+Events: `started` (ids, citations), chunks of OpenAI's protocol, the last of them with `usage`,
+`finished` (the stored message), `error` (a problem document) in place of the last two where it
+failed, `[DONE]`.
 """
 
 _STREAM = (
-    'event: started\ndata: {"conversation_id":"…","user_message_id":"…","message_id":"…",…}\n\n'
+    'event: started\ndata: {"conversation_id":"…","message_id":"…","citations":[…],…}\n\n'
     'data: {"object":"chat.completion.chunk","choices":[…]}\n\n'
     'event: finished\ndata: {"message":{…},"usage":{…},…}\n\ndata: [DONE]\n\n'
 )
@@ -36,7 +41,7 @@ Conversations you read, your own and those shared with you, newest activity firs
 those whose title or messages have all its words.
 """
 CHANGE = """\
-Renames, archives (`status`), shares, chooses who answers, or shows the branch that
-`head_message_id` is on. Whoever writes in a shared conversation may rename it and choose the
-branch; the rest is for its author and for admins.
+Renames, archives (`status`), shares, chooses who answers and from which `documents`, or shows the
+branch that `head_message_id` is on. Whoever writes in a shared conversation may rename it and
+choose the branch; the rest is for its author and for admins.
 """

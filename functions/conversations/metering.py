@@ -7,7 +7,7 @@ from http import HTTPStatus
 from typing import Any
 
 from functions.chat.counting import PromptSize
-from functions.chat.metering import Background, Meter, repeat_start
+from functions.chat.metering import Background, Meter
 from functions.core.database import Database
 from functions.core.errors import QuernelError
 from functions.core.json import Json
@@ -25,6 +25,7 @@ class MessageMeter(Meter):
             for name in ("conversation_id", "user_message_id", "message_id", "title")
         }
         self.messages: list[dict[str, Any]] = started["messages"]
+        self.citations: list[dict[str, Any]] = started["citations"]
         # The model server is sent plain numbers, not decimals.
         self.parameters: dict[str, Any] = {
             name: float(value) if isinstance(value, Decimal) else value
@@ -43,10 +44,6 @@ class MessageMeter(Meter):
     def _was_work(self, error: QuernelError) -> bool:
         # What is refused for what it says is kept all the same, so it is one of the month's.
         return error.status < HTTPStatus.INTERNAL_SERVER_ERROR or super()._was_work(error)
-
-    @staticmethod
-    async def _begin(database: Database, arguments: dict[str, Json]) -> dict[str, Any]:
-        return await repeat_start("message_start", database, arguments)
 
     def _charge(self, **arguments: Json) -> None:
         self._close("message_finish", **arguments)

@@ -24,6 +24,7 @@ from functions.core.json import Json
 
 MAX_PARTS = 100
 MAX_STOPS = 4  # as OpenAI has it
+MAX_DOCUMENTS = 50
 _PARAMETERS = (
     "temperature",
     "top_p",
@@ -34,12 +35,20 @@ _PARAMETERS = (
 )
 """Members of a message that reach the model, and are kept with its answer."""
 
-BRANCHES = ("str", "list[Part]", "list[constrained-str]")
-"""Names that pydantic gives to the kinds of `content` and `stop`; clients know only the members."""
+BRANCHES = (
+    "str",
+    "list[Part]",
+    "list[constrained-str]",
+    "literal['all']",
+    "list[uuid]",
+)
+"""Names that pydantic gives to kinds of `content`, `stop`, `documents`; clients know none."""
 
 ModelName = Annotated[str, Field(min_length=1, max_length=MAX_MODEL_NAME)]
 Number = Annotated[float, Field(strict=True)]
 Stop = Annotated[str, Field(min_length=1, max_length=200)]
+Documents = Literal["all"] | Annotated[list[UUID], Field(max_length=MAX_DOCUMENTS)]
+"""Ids of those to answer from, "all" that there are, or none (an empty list)."""
 
 
 class ConversationChanges(BaseModel):
@@ -54,6 +63,7 @@ class ConversationChanges(BaseModel):
     is_shared: StrictBool | None = None
     status: Literal["active", "archived"] | None = None
     head_message_id: UUID | None = None
+    documents: Documents | None = None
 
     @property
     def values_set(self) -> dict[str, Any]:
@@ -71,6 +81,7 @@ class ConversationRequest(BaseModel):
     model: ModelName | None = None
     system_prompt: str | None = None
     is_shared: StrictBool | None = None
+    documents: Documents | None = None
     organization: Annotated[str | None, Field(min_length=1, max_length=100)] = None
 
     @property
@@ -106,6 +117,7 @@ class MessageRequest(BaseModel):
     id: UUID | None = None
     parent_id: UUID | None = None
     regenerate: UUID | None = None
+    documents: Documents | None = None
     model: ModelName | None = None
     models: Annotated[list[ModelName], Field(max_length=3)] | None = None
     credential: PayingCredential | None = None
@@ -182,6 +194,7 @@ CONVERSATION_EXAMPLE: dict[str, Json] = {
     "message_count": 2,
     "total_tokens": 37,
     "head_message_id": "01999c5e-0000-7000-8000-000000000004",
+    "documents": None,
     "last_message_at": "2026-01-01T00:00:00Z",
     "created_at": "2026-01-01T00:00:00Z",
     "updated_at": "2026-01-01T00:00:00Z",
@@ -206,6 +219,7 @@ MESSAGE_EXAMPLE: dict[str, Json] = {
     "hold_id": "01999c5e-0000-7000-8000-000000000005",
     "finish_reason": "stop",
     "error_code": None,
+    "citations": [],
     "created_at": "2026-01-01T00:00:00Z",
     "updated_at": "2026-01-01T00:00:01Z",
 }

@@ -122,6 +122,8 @@ def start_arguments(
         "p_parameters": message.parameters,
         "p_stream": message.streams,
         "p_credential": request.credential or "auto",
+        # In an object: PostgREST takes one as JSON, whatever is in it; a bare text not everywhere.
+        "p_documents": request.model_dump(mode="json", include={"documents"}, exclude_none=True),
         "p_ip": ip,
         "p_user_agent": user_agent,
     }

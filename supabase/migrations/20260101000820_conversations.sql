@@ -45,6 +45,7 @@ create table public.conversations (
   message_count integer not null default 0,
   total_tokens bigint not null default 0,
   head_message_id uuid,
+  documents jsonb,
   last_message_at timestamptz,
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
@@ -60,6 +61,13 @@ create table public.conversations (
   constraint model_is_named check (char_length(model) between 1 and 200),
   constraint only_an_archived_conversation_was_archived check ((status = 'archived') = (archived_at is not null)),
   constraint only_a_deleted_conversation_was_deleted check ((status = 'deleted') = (deleted_at is not null)),
+  constraint documents_are_all_or_1_to_50_ids check (
+    case jsonb_typeof(documents)
+      when 'string' then documents = '"all"'
+      when 'array' then jsonb_array_length(documents) between 1 and 50
+      else documents is null
+    end
+  ),
   constraint counters_are_not_negative check (message_count >= 0 and total_tokens >= 0)
 ) with (fillfactor = 80);
 
@@ -77,6 +85,7 @@ comment on column public.conversations.status is 'active, archived (kept, takes 
 comment on column public.conversations.message_count is 'Its messages, of all branches.';
 comment on column public.conversations.total_tokens is 'Tokens of all its answers, prompts included.';
 comment on column public.conversations.head_message_id is 'The last message of the branch that is shown; null while there is none. No foreign key: a check compares.';
+comment on column public.conversations.documents is 'Which documents its messages are answered from, unless they say otherwise: ids, "all", or null for none. Whose they are is asked with every message.';
 comment on column public.conversations.last_message_at is 'When its newest message was written; null while there is none.';
 comment on column public.conversations.created_at is 'When it was begun.';
 comment on column public.conversations.updated_at is 'When anything in the row last changed.';
@@ -113,6 +122,7 @@ create table public.messages (
   hold_id uuid,
   finish_reason text,
   error_code text,
+  citations jsonb not null default '[]',
   prompt_bound integer not null default 0,
   prompt_estimate integer not null default 0,
   created_at timestamptz not null default clock_timestamp(),
@@ -127,6 +137,7 @@ create table public.messages (
   constraint only_an_answer_costs check (
     role = 'assistant' or (credits = 0 and prompt_tokens = 0 and completion_tokens = 0)
   ),
+  constraint only_an_answer_has_citations check (role = 'assistant' or citations = '[]'),
   constraint what_failed_is_free check (status in ('completed', 'cancelled') or credits = 0),
   constraint counts_are_not_negative check (
     least(prompt_tokens, completion_tokens, credits, prompt_bound, prompt_estimate) >= 0
@@ -134,6 +145,9 @@ create table public.messages (
   constraint parts_are_a_list check (jsonb_typeof(parts) = 'array'),
   constraint metadata_is_a_small_object check (
     jsonb_typeof(metadata) = 'object' and octet_length(metadata::text) <= 16384
+  ),
+  constraint citations_are_a_small_list check (
+    jsonb_typeof(citations) = 'array' and octet_length(citations::text) <= 131072
   )
 ) with (fillfactor = 90);
 
@@ -150,11 +164,12 @@ comment on column public.messages.prompt_tokens is 'Tokens of the whole prompt t
 comment on column public.messages.completion_tokens is 'Tokens of the answer.';
 comment on column public.messages.tokens_used is 'Prompt and answer together.';
 comment on column public.messages.model_used is 'The model that answered.';
-comment on column public.messages.metadata is 'Parameters of the answer: temperature, max_tokens and so on. Never a system prompt.';
+comment on column public.messages.metadata is 'Parameters of the answer: temperature, max_tokens and so on; of a question, the documents that it named. Never a system prompt.';
 comment on column public.messages.credits is 'Credits charged for it.';
 comment on column public.messages.hold_id is 'Its hold, which is also the id of its usage row. No foreign key, as in usage_logs.';
 comment on column public.messages.finish_reason is 'Why the model stopped, in its words: stop, length ...';
 comment on column public.messages.error_code is 'Why it failed or was broken off.';
+comment on column public.messages.citations is 'Of an answer: the passages of documents that the model was given, {number, document_id, name, pages, chunk_ids, excerpt, is_cited}. No foreign key: they outlive the documents.';
 comment on column public.messages.prompt_bound is 'Tokens it has at most in a prompt (docs/chat.md).';
 comment on column public.messages.prompt_estimate is 'Tokens it has probably in a prompt.';
 comment on column public.messages.created_at is 'When it was stored, or the answer begun.';
@@ -453,7 +468,7 @@ language plpgsql stable security definer set search_path = ''
 as $$
 declare
   c_fields constant text[] := array[
-    'title', 'status', 'is_shared', 'agent_id', 'model', 'system_prompt', 'head_message_id'
+    'title', 'status', 'is_shared', 'agent_id', 'model', 'system_prompt', 'head_message_id', 'documents'
   ];
   v_unknown text;
   v_conversation public.conversations;
@@ -494,12 +509,16 @@ begin
   if p_values ? 'model' and v_conversation.model is not null then
     perform private.model_price(v_conversation.model, 'chat');
   end if;
+  if p_values ? 'documents' then
+    v_conversation.documents := private.document_choice(p_values -> 'documents');
+    perform private.require_documents(p_caller, v_conversation.organization_id, v_conversation.documents);
+  end if;
   return v_conversation;
 end
 $$;
 
 comment on function private.set_conversation_values(private.caller, public.conversations, jsonb) is
-'A conversation with values replaced, not yet stored; 400 invalid_argument, 404 agent_not_found, model_not_found.';
+'A conversation with values replaced, not yet stored; 400 invalid_argument, 404 agent_not_found, model_not_found, document_not_found.';
 
 create function private.create_conversation(p_caller private.caller, p_values jsonb) returns jsonb
 language plpgsql volatile security definer set search_path = ''
@@ -530,10 +549,11 @@ begin
       jsonb_build_object('limit', private.setting('empty_conversations_per_owner')::integer));
   end if;
   insert into public.conversations (
-    user_id, organization_id, is_shared, agent_id, title, title_source, system_prompt, model
+    user_id, organization_id, is_shared, agent_id, title, title_source, system_prompt, model, documents
   ) values (
     v_conversation.user_id, v_conversation.organization_id, v_conversation.is_shared, v_conversation.agent_id,
-    v_conversation.title, v_conversation.title_source, v_conversation.system_prompt, v_conversation.model
+    v_conversation.title, v_conversation.title_source, v_conversation.system_prompt, v_conversation.model,
+    v_conversation.documents
   )
   returning * into v_conversation;
   return private.conversation_json(v_conversation);
@@ -570,7 +590,8 @@ begin
   set title = v_conversation.title, title_source = v_conversation.title_source, status = v_conversation.status,
     archived_at = case when v_conversation.status = 'archived' then coalesce(c.archived_at, now()) end,
     is_shared = v_conversation.is_shared, agent_id = v_conversation.agent_id, model = v_conversation.model,
-    system_prompt = v_conversation.system_prompt, head_message_id = v_conversation.head_message_id
+    system_prompt = v_conversation.system_prompt, head_message_id = v_conversation.head_message_id,
+    documents = v_conversation.documents
   where c.id = v_conversation.id
   returning c.* into v_conversation;
   return private.conversation_json(v_conversation);
@@ -763,11 +784,11 @@ begin
   -- By the primary key (is not distinct from is no condition of an index): where the statistics know nothing of a long
   -- conversation yet, an index of the conversation would look as good and read all of it, at every step.
   with recursive path as (
-    select m.id, m.parent_id, 1 as depth, m.prompt_bound::bigint as bytes
+    select m.id, m.parent_id, 1 as depth, m.prompt_bound::bigint + octet_length(m.citations::text) as bytes
     from public.messages as m
     where m.id = v_from and m.conversation_id is not distinct from p_conversation.id
     union all
-    select m.id, m.parent_id, p.depth + 1, p.bytes + m.prompt_bound
+    select m.id, m.parent_id, p.depth + 1, p.bytes + m.prompt_bound + octet_length(m.citations::text)
     from path as p
     inner join public.messages as m on m.id = p.parent_id
     where p.depth <= v_limit and p.bytes <= c_most_bytes
@@ -1027,10 +1048,11 @@ create type private.prompt as (
   parameters jsonb,
   messages jsonb,
   bound integer,
-  estimate integer
+  estimate integer,
+  citations jsonb
 );
 
-comment on type private.prompt is 'What a model is asked: which models may answer, how many tokens an agent wishes for, parameters, the messages and what they weigh.';
+comment on type private.prompt is 'What a model is asked: which models may answer, how many tokens an agent wishes for, parameters, the messages and what they weigh, and the passages that are among them.';
 
 create function private.build_prompt(
   p_caller private.caller,
@@ -1039,7 +1061,9 @@ create function private.build_prompt(
   p_message public.messages,
   p_models text[],
   p_max_tokens integer,
-  p_parameters jsonb
+  p_parameters jsonb,
+  p_passages jsonb default null,
+  p_mark text default null
 ) returns private.prompt
 language plpgsql stable security definer set search_path = ''
 as $$
@@ -1055,6 +1079,9 @@ declare
   v_sees boolean;
   v_samples boolean;
   v_answer integer;
+  v_room integer;
+  v_content jsonb := coalesce(p_message.parts, to_jsonb(p_message.content));
+  v_asked record;
   v_branch record;
 begin
   v_prompt.models := case
@@ -1112,18 +1139,24 @@ begin
       jsonb_build_object('param', 'content', 'context_length', v_window));
   end if;
   v_answer := coalesce(p_max_tokens, least(coalesce(v_prompt.wish, v_default), v_window / 4));
-  v_branch := private.branch_context(
-    p_conversation.id, p_message.parent_id,
-    floor((v_window - v_answer) * (100 - private.setting('context_margin_percent')::integer) / 100.0)::integer
-    - v_estimate,
-    v_sees
-  );
+  v_room := floor(
+    (v_window - v_answer) * (100 - private.setting('context_margin_percent')::integer) / 100.0
+  )::integer - v_estimate;
+  v_prompt.citations := '[]';
+  if jsonb_array_length(p_passages) > 0 then
+    -- What was found comes before what was said earlier: that is cut first.
+    v_asked := private.message_with_passages(p_message, p_passages, p_mark, v_room);
+    v_prompt.citations := v_asked.citations;
+    v_content := v_asked.content;
+    v_bound := v_bound - p_message.prompt_bound + v_asked.bound;
+    v_estimate := v_estimate - p_message.prompt_estimate + v_asked.estimate;
+    v_room := v_room + p_message.prompt_estimate - v_asked.estimate;
+  end if;
+  v_branch := private.branch_context(p_conversation.id, p_message.parent_id, v_room, v_sees);
   v_prompt.messages := case
     when v_system is null then '[]'::jsonb
     else jsonb_build_array(jsonb_build_object('role', 'system', 'content', v_system))
-  end || v_branch.messages || jsonb_build_object(
-    'role', 'user', 'content', coalesce(p_message.parts, to_jsonb(p_message.content))
-  );
+  end || v_branch.messages || jsonb_build_object('role', 'user', 'content', v_content);
   v_prompt.bound := least(v_bound + v_branch.bound, 2000000000);
   v_prompt.estimate := v_estimate + v_branch.estimate;
   return v_prompt;
@@ -1131,8 +1164,8 @@ end
 $$;
 
 comment on function private.build_prompt(
-  private.caller, public.conversations, public.agents, public.messages, text[], integer, jsonb
-) is 'What a message asks of which model: the system prompt (the agent''s, else the conversation''s), as much of the branch as fits, and the message. 400 context_length_exceeded where the message alone does not fit.';
+  private.caller, public.conversations, public.agents, public.messages, text[], integer, jsonb, jsonb, text
+) is 'What a message asks of which model: the system prompt (the agent''s, else the conversation''s), as much of the branch as fits, and the message, with passages of documents before it. 400 context_length_exceeded where the message alone does not fit.';
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- For functions/: backend.*
@@ -1253,25 +1286,47 @@ create function backend.message_start(
   p_stream boolean default true,
   p_ip text default null,
   p_user_agent text default null,
-  p_credential text default 'auto'
+  p_credential text default 'auto',
+  p_documents jsonb default null,
+  p_embedding jsonb default null,
+  p_embedding_model text default null
 ) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
 declare
   v_entered record;
   v_caller private.caller;
+  v_sources record;
+  v_passages jsonb;
   v_conversation public.conversations;
   v_agent public.agents;
   v_payer record;
   v_found record;
   v_message public.messages;
   v_answer public.messages;
+  v_answer_id uuid := private.uuid7();
   v_prompt private.prompt;
   v_max_tokens integer := p_max_tokens;
   v_started jsonb;
 begin
   v_entered := private.enter_conversation(p_user_id, p_key_hash, p_conversation_id);
   v_caller := v_entered.caller;
+
+  -- Before anything is locked: a search takes longer than the rest, and so does whoever makes the vector.
+  v_sources := private.message_sources(
+    v_caller, v_entered.conversation, p_documents -> 'documents', p_content, p_message_id, p_regenerate
+  );
+  if v_sources.is_searched then
+    if v_sources.embedding_model is not null and p_embedding_model is null then
+      return jsonb_build_object(
+        'state', 'search', 'question', v_sources.question, 'embedding_model', v_sources.embedding_model
+      );
+    end if;
+    v_passages := private.find_passages(
+      v_caller, v_entered.conversation, v_sources.ids, v_sources.question, p_embedding, p_embedding_model
+    );
+  end if;
+
   v_payer := private.payer(v_caller.user_id, v_caller.organization_id, v_caller.api_key_id);
 
   -- The account is locked, so the same request comes here once at a time; then the conversation, whose head moves.
@@ -1295,6 +1350,8 @@ begin
   where h.account_id = (v_payer.account).id and h.idempotency_key = 'chat:' || p_request_id::text
     and m.conversation_id = p_conversation_id;
   if v_answer.id is not null then
+    v_answer_id := v_answer.id;
+    v_passages := private.passages_again(v_answer.citations);
     select m.* into v_message from public.messages as m where m.id = v_answer.parent_id;
   elsif p_message_id is not null and p_regenerate is null then
     v_found := private.find_message(v_conversation, p_message_id, p_content, p_parts);
@@ -1314,9 +1371,17 @@ begin
       v_caller, v_conversation, p_content, p_parts, p_message_id, p_parent_id, p_is_branch, p_regenerate
     );
   end if;
+  if v_message.created_at is null then
+    v_message.metadata := case
+      when v_sources.documents is null then '{}'::jsonb
+      else jsonb_build_object('documents', v_sources.documents)
+    end;
+  end if;
 
   v_prompt := private.build_prompt(
-    v_caller, v_conversation, v_agent, v_message, p_models, p_max_tokens, p_parameters
+    v_caller, v_conversation, v_agent, v_message, p_models, p_max_tokens, p_parameters, v_passages,
+    -- Nobody knows it who wrote a document before.
+    left(encode(sha256(v_answer_id::text::bytea), 'hex'), 16)
   );
   if v_max_tokens is null and v_answer.id is null then
     v_max_tokens := private.answer_limit(
@@ -1333,44 +1398,48 @@ begin
   );
 
   if v_answer.id is null then
-    v_answer.id := private.uuid7();
     begin
       -- The question, unless it is there already, and the answer that begins.
       insert into public.messages (
-        id, conversation_id, parent_id, user_id, role, content, parts, status, metadata, hold_id, prompt_bound,
-        prompt_estimate
+        id, conversation_id, parent_id, user_id, role, content, parts, status, metadata, hold_id, citations,
+        prompt_bound, prompt_estimate
       )
       select
         v_message.id, p_conversation_id, v_message.parent_id, v_message.user_id, 'user', v_message.content,
-        v_message.parts, 'completed', '{}'::jsonb, null, v_message.prompt_bound, v_message.prompt_estimate
+        v_message.parts, 'completed', v_message.metadata, null, '[]'::jsonb, v_message.prompt_bound,
+        v_message.prompt_estimate
       where v_message.created_at is null
       union all
       select
-        v_answer.id, p_conversation_id, v_message.id, v_caller.user_id, 'assistant', '', null,
+        v_answer_id, p_conversation_id, v_message.id, v_caller.user_id, 'assistant', '', null,
         case when p_stream then 'streaming' else 'pending' end,
         v_prompt.parameters || jsonb_build_object('max_tokens', v_started #> '{candidates,0,max_tokens}'),
-        (v_started ->> 'hold_id')::uuid, 0, 0;
+        (v_started ->> 'hold_id')::uuid, v_prompt.citations, 0, 0;
     exception
       when unique_violation then
         -- Somebody else's message got the same id in this very moment.
         perform private.fail(409, 'idempotency_conflict', 'This message id was already used for another message.');
     end;
     update public.conversations as c
-    set head_message_id = v_answer.id,
+    set head_message_id = v_answer_id,
       title = coalesce(c.title, private.title_of(v_message.content)),
       title_source = coalesce(
         c.title_source, case when private.title_of(v_message.content) is not null then 'generated' end
       )
     where c.id = p_conversation_id
     returning c.* into v_conversation;
+  elsif v_answer.citations <> v_prompt.citations then
+    -- A document went between the two calls.
+    update public.messages as m set citations = v_prompt.citations where m.id = v_answer_id;
   end if;
   return v_started || jsonb_build_object(
     'conversation_id', p_conversation_id,
     'user_message_id', v_message.id,
-    'message_id', v_answer.id,
+    'message_id', v_answer_id,
     'title', v_conversation.title,
     'messages', v_prompt.messages,
     'parameters', v_prompt.parameters,
+    'citations', v_prompt.citations,
     'prompt_bound', v_prompt.bound,
     'prompt_estimate', v_prompt.estimate
   );
@@ -1378,8 +1447,9 @@ end
 $$;
 
 comment on function backend.message_start(
-  uuid, uuid, uuid, text, text, jsonb, uuid, uuid, boolean, uuid, text[], integer, jsonb, boolean, text, text, text
-) is 'Before the model is called: checks who may write, stores the user''s message (or takes the one to be answered anew), rebuilds the context within the window, holds the worst case as chat_start does, begins the answer. The same request again: the same rows. A message id that was answered: the answer.';
+  uuid, uuid, uuid, text, text, jsonb, uuid, uuid, boolean, uuid, text[], integer, jsonb, boolean, text, text, text,
+  jsonb, jsonb, text
+) is 'Before the model is called: checks who may write, stores the user''s message (or takes the one to be answered anew), rebuilds the context within the window, holds the worst case as chat_start does, begins the answer. The same request again: the same rows. A message id that was answered: the answer. Where documents are searched, first called without a vector: state search, with the question and the model to make it by. p_documents: {documents}, or {} where the message names none.';
 
 create function backend.message_finish(
   p_hold_id uuid,
@@ -1425,7 +1495,8 @@ begin
   set content = v_content, status = v_usage.status, prompt_tokens = v_usage.prompt_tokens,
     completion_tokens = v_usage.completion_tokens, credits = v_usage.credits, model_used = v_usage.model_id,
     finish_reason = left(p_answer ->> 'finish_reason', 100), error_code = left(p_answer ->> 'error_code', 100),
-    prompt_bound = v_weight.bound, prompt_estimate = v_weight.estimate
+    citations = private.cited(m.citations, v_content), prompt_bound = v_weight.bound,
+    prompt_estimate = v_weight.estimate
   where m.hold_id = p_hold_id and m.status in ('pending', 'streaming', 'failed');
   select m.* into v_message from public.messages as m where m.hold_id = p_hold_id;
   return v_result || jsonb_build_object('message', private.message_json(v_message));
@@ -1614,7 +1685,8 @@ comment on function backend.conversation_messages(uuid, uuid, text, integer, uui
 
 grant execute on function
 backend.message_start(
-  uuid, uuid, uuid, text, text, jsonb, uuid, uuid, boolean, uuid, text[], integer, jsonb, boolean, text, text, text
+  uuid, uuid, uuid, text, text, jsonb, uuid, uuid, boolean, uuid, text[], integer, jsonb, boolean, text, text, text,
+  jsonb, jsonb, text
 ),
 backend.message_finish(
   uuid, integer, integer, integer, text, text, integer, integer, jsonb, text, text, uuid, jsonb
@@ -1693,7 +1765,7 @@ language sql volatile security invoker set search_path = ''
 as $$ select private.create_my_conversation(p_values, p_organization_id) $$;
 
 comment on function public.create_conversation(jsonb, uuid) is
-'Begins a conversation that you pay, or an organization you belong to. p_values, all optional: title, agent_id, model, system_prompt, is_shared.';
+'Begins a conversation that you pay, or an organization you belong to. p_values, all optional: title, agent_id, model, system_prompt, is_shared, documents (ids, "all" or null).';
 
 create function public.list_conversations(
   p_status text default 'active', p_organization_id uuid default null, p_query text default null,
@@ -1710,7 +1782,7 @@ language sql volatile security invoker set search_path = ''
 as $$ select private.update_my_conversation(p_id, p_changes) $$;
 
 comment on function public.update_conversation(uuid, jsonb) is
-'Changes title, status (active, archived), is_shared, agent_id, model, system_prompt, or the branch that is shown (head_message_id). Members who write in a shared conversation may change the first and the last; the rest is its author''s and the admins''.';
+'Changes title, status (active, archived), is_shared, agent_id, model, system_prompt, documents, or the branch that is shown (head_message_id). Members who write in a shared conversation may change the first and the last; the rest is its author''s and the admins''.';
 
 create function public.delete_conversation(p_id uuid) returns jsonb
 language sql volatile security invoker set search_path = ''

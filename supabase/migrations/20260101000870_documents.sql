@@ -609,7 +609,8 @@ begin
           inner join public.documents as d on d.id = c.document_id
           inner join unnest(p_hits) as h on h.chunk_id = i.id
         ) as n
-        group by n.document_id, n.name, n.run
+        -- What is cited is on one page.
+        group by n.document_id, n.name, n.page, n.run
       ) as g
     ), '[]')
   );
@@ -617,7 +618,7 @@ end
 $$;
 
 comment on function private.documents_answer(private.search_hit[], integer, integer) is
-'Chunks that were found, as they are answered: with document and pages to cite, none twice, neighbours as one passage, within a number of tokens. As the caller, so that row level security decides what is read.';
+'Chunks that were found, as they are answered: with document and pages to cite, none twice, neighbours on a page as one passage, within a number of tokens. As the caller, so that row level security decides what is read.';
 
 create function public.search_documents(
   p_query text,

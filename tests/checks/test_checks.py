@@ -340,6 +340,16 @@ def _(scene: Scene) -> str:
     return str(one(scene.db, "select id from public.messages where hold_id = %s", scene.settled_id))
 
 
+@found_by("207_citations_are_of_the_conversations_tenant")
+def _(scene: Scene) -> str:
+    query = (
+        "insert into public.messages (conversation_id, role, status, citations)"
+        " values (%s, 'assistant', 'failed', jsonb_build_array(jsonb_build_object("
+        "'document_id', %s::text))) returning id::text"
+    )
+    return str(one(scene.db, query, scene.add_conversation(), document_of(scene)))
+
+
 @found_by("201_every_hold_has_its_usage_row")
 def _(scene: Scene) -> str:
     scene.execute("delete from public.usage_logs where id = %s", scene.active_id)

@@ -32,13 +32,14 @@ def test_the_story_ends_with_a_statement(tmp_path: Path, transport: str) -> None
     steps = [
         line for line in told.stdout.splitlines() if line.startswith("  ") and ". " in line[:6]
     ]
-    assert len(steps) == 10
+    assert len(steps) == 11
     beginning = told.stdout.split("  1. ")[0]
     for part in ("Postgres", "migrations", "Gateway", "Functions"):
         assert f"{part}: " in beginning
     assert told.stdout.count("     done in ") == len(steps)
     for entry in ("Welcome credits", "Credits bought", "chat", "image"):
         assert entry in told.stdout
+    assert "[1] cited: Harbour rules: " in told.stdout
     assert "All of it worked" in told.stdout
 
 
