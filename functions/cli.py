@@ -1,4 +1,4 @@
-"""The `quernel` command for operators: status, cron, tasks, credits, what was billed, plans, keys.
+"""The `quernel` command for operators: status, cron, tasks, credits, bills, plans, keys, libraries.
 
 It works on the database that the environment or `.env` names, else on the stack that `make dev`
 runs.
@@ -29,6 +29,7 @@ from functions.core.json import Json
 from functions.core.settings import Settings, SettingsError, get_operator_settings, get_settings
 from functions.cron.jobs import CRON_JOBS
 from functions.cron.scheduler import run_now
+from functions.libraries.commands import add_library_commands
 from functions.provider_keys.commands import add_key_commands
 from functions.tasks.worker_name import worker_name
 
@@ -401,6 +402,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_operator_commands(group, add)
     add_key_commands(group, add)
+    add_library_commands(group, add)
     return parser
 
 

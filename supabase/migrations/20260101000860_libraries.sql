@@ -276,6 +276,9 @@ comment on column public.documentation_chunks.seen_in is 'Number of the latest c
 comment on column public.documentation_chunks.created_at is 'When it came.';
 comment on column public.documentation_chunks.updated_at is 'When anything in the row last changed.';
 
+-- Searches read the words of thousands: they stay in the row, and it is the text that is moved out of it.
+alter table public.documentation_chunks alter column words set storage main;
+
 create index documentation_chunks_by_text on public.documentation_chunks (library_id, content_hash);
 create index documentation_chunks_by_organization
 on public.documentation_chunks (organization_id) where organization_id is not null;

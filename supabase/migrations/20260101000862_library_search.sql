@@ -439,6 +439,44 @@ $$;
 comment on function private.word_scores(uuid[], tsvector[], double precision[], private.search_term[]) is
 'How well chunks answer a question, by its words: BM25F (Robertson and Zaragoza, 2009) with k1 = 1.2 and b = 0.3. Lengths are in averages.';
 
+create function private.candidate_terms(p_terms private.search_term[], p_chunks bigint) returns tsquery
+language plpgsql immutable set search_path = ''
+as $$
+declare
+  v_most constant double precision := 1000;
+  v_room double precision := v_most;
+  v_count constant integer := least(coalesce(cardinality(p_terms), 0), 5);
+  v_query tsquery;
+  v_guess double precision;
+begin
+  -- The rarest words by themselves, as long as few chunks have them.
+  for i in 1..coalesce(cardinality(p_terms), 0) loop
+    exit when p_terms[i].chunks > v_room;
+    v_query := coalesce(v_query || p_terms[i].query, p_terms[i].query);
+    v_room := v_room - p_terms[i].chunks;
+    exit when v_room < v_most / 2;
+  end loop;
+  -- Then those that come together: how many do is guessed, as if words did not know of each other.
+  for j in 2..v_count loop
+    for i in 1..j - 1 loop
+      v_guess := p_terms[i].chunks::double precision * p_terms[j].chunks / greatest(p_chunks, 1);
+      continue when v_guess > v_room;
+      v_query := coalesce(v_query || (p_terms[i].query && p_terms[j].query), p_terms[i].query && p_terms[j].query);
+      v_room := v_room - v_guess;
+    end loop;
+  end loop;
+  if v_query is null then
+    for i in 1..v_count loop
+      v_query := coalesce(v_query && p_terms[i].query, p_terms[i].query);
+    end loop;
+  end if;
+  return v_query;
+end
+$$;
+
+comment on function private.candidate_terms(private.search_term[], bigint) is
+'Which chunks are looked at for a question, about 1,000 of so many: those that have one of its rarest words, or two of its words, or all. Null without a word.';
+
 create function private.text_ranks(
   p_version_ids uuid[], p_query text, p_content_type text, p_with_flagged boolean, p_depth integer
 ) returns table (chunk_id uuid, place bigint, score double precision)
@@ -448,21 +486,18 @@ declare
   v_terms private.search_term[] := private.weighed_terms(private.search_terms(p_query), p_version_ids);
   v_required tsquery := private.required_terms(p_query);
   v_any tsquery;
-  v_found bigint := 0;
-  v_term private.search_term;
-  v_queries tsquery[];
-  v_weights double precision[];
+  v_queries tsquery[] := array(select t.query from unnest(v_terms) as t);
+  v_weights double precision[] := array(select t.weight from unnest(v_terms) as t);
+  v_count integer := cardinality(v_terms);
+  v_places constant real[] := '{0.4, 0.2, 0.1, 1.0}';
+  v_chunks bigint;
   v_average double precision;
 begin
-  foreach v_term in array v_terms loop
-    -- The rarest words choose the candidates, until there are enough; the others rank them.
-    if v_any is null or v_found < 1500 then
-      v_any := coalesce(v_any || v_term.query, v_term.query);
-      v_found := v_found + v_term.chunks;
-    end if;
-    v_queries := v_queries || v_term.query;
-    v_weights := v_weights || v_term.weight;
-  end loop;
+  select coalesce(sum(v.total_chunks), 0), greatest(sum(v.total_tokens)::double precision / nullif(sum(v.total_chunks), 0), 1)
+  into v_chunks, v_average
+  from public.library_versions as v
+  where v.id = any(p_version_ids);
+  v_any := private.candidate_terms(v_terms, v_chunks);
   if v_any is not null then
     v_any := coalesce(v_any && v_required, v_any);
   elsif querytree(v_required) <> 'T' then
@@ -477,15 +512,16 @@ begin
       select string_agg(format('%L', 'v:' || i.id::text), ' | ')::tsquery from unnest(p_version_ids) as i (id)
     ) && v_any;
   end if;
-  v_average := (
-    select greatest(sum(v.total_tokens)::double precision / nullif(sum(v.total_chunks), 0), 1)
-    from public.library_versions as v
-    where v.id = any(p_version_ids)
-  );
   return query
-  with candidates as materialized (
-    -- Joined with nothing, the words are a copy in memory: else they would be unpacked for each word of the question.
-    select c.id, c.token_count / coalesce(v_average, c.token_count) as length, c.words || ''::tsvector as words
+  with candidates as (
+    -- Which could be the best is told by ts_rank(), which takes a microsecond and counts no words: of the rarest six. One
+    -- after the other, because to go through a list of them for each chunk would take longer than to ask.
+    select c.id, v_weights[1] * ts_rank(v_places, c.words, v_queries[1])
+      + case when v_count > 1 then v_weights[2] * ts_rank(v_places, c.words, v_queries[2]) else 0 end
+      + case when v_count > 2 then v_weights[3] * ts_rank(v_places, c.words, v_queries[3]) else 0 end
+      + case when v_count > 3 then v_weights[4] * ts_rank(v_places, c.words, v_queries[4]) else 0 end
+      + case when v_count > 4 then v_weights[5] * ts_rank(v_places, c.words, v_queries[5]) else 0 end
+      + case when v_count > 5 then v_weights[6] * ts_rank(v_places, c.words, v_queries[6]) else 0 end as rough
     from public.documentation_chunks as c
     inner join public.library_versions as v on v.id = c.library_version_id
     where c.words @@ v_any
@@ -493,22 +529,13 @@ begin
       and c.added_in <= v.crawl
       and (p_content_type is null or c.content_type = p_content_type)
       and (p_with_flagged or cardinality(c.flags) = 0)
+    limit 2500
   ),
 
-  best as materialized (
-    -- Which could be the best is told by ts_rank(), which takes a microsecond and knows no frequencies.
-    select b.id, b.length, b.words
-    from (
-      select c.id, c.length, c.words, (
-        select sum(t.weight * r.rank / (r.rank + 0.15 * (0.7 + 0.3 * c.length)))
-        from unnest(v_queries, v_weights) as t (query, weight)
-        cross join lateral (select ts_rank('{0.4, 0.2, 0.1, 1.0}', c.words, t.query) as rank) as r
-        where r.rank > 0
-      ) as rough
-      from candidates as c
-    ) as b
-    order by b.rough desc nulls last, b.id
-    limit p_depth
+  best as (
+    select c.id, c.words, c.token_count / coalesce(v_average, c.token_count) as length
+    from (select r.id from candidates as r order by r.rough desc nulls last, r.id limit p_depth) as n
+    inner join public.documentation_chunks as c on c.id = n.id
   )
 
   select s.id, row_number() over (order by s.score desc, s.id), s.score
@@ -556,7 +583,8 @@ create function private.vector_ranks(
   p_model text,
   p_content_type text,
   p_with_flagged boolean,
-  p_depth integer
+  p_depth integer,
+  p_also uuid[] default '{}'
 ) returns table (chunk_id uuid, place bigint, distance double precision)
 language plpgsql volatile security definer rows 60 set search_path = ''
 as $$
@@ -569,9 +597,9 @@ begin
     return;
   end if;
   -- Others' chunks are taken away after the index has found them: it has to go on until there are enough. What it finds
-  -- late may be nearer than what it found before, so it finds twice as many, and they are put in order here.
+  -- late may be nearer than what it found before, so they are put in order here.
   perform set_config('hnsw.iterative_scan', 'relaxed_order', true);
-  perform set_config('hnsw.ef_search', greatest(p_depth * 2, 100)::text, true);
+  perform set_config('hnsw.ef_search', least(greatest(p_depth, 100), 1000)::text, true);
   perform set_config('hnsw.max_scan_tuples', '100000', true);
   if (select sum(v.total_chunks) from public.library_versions as v where v.id = any(v_ids)) <= 2000 then
     -- So few are looked at one by one: exact, and faster than to look for them among everybody's.
@@ -591,8 +619,7 @@ begin
     return;
   end if;
   return query
-  select f.chunk_id, row_number() over (order by f.distance, f.chunk_id), f.distance
-  from (
+  with found as materialized (
     select e.chunk_id, e.embedding operator(extensions.<=>) p_embedding as distance
     from private.documentation_embeddings as e
     where e.library_version_id = any(v_ids) and e.model = p_model
@@ -605,15 +632,27 @@ begin
         where c.id = e.chunk_id
       )
     order by e.embedding operator(extensions.<=>) p_embedding
-    limit p_depth * 2
-  ) as f
+    limit p_depth
+  ),
+
+  near as (
+    select n.chunk_id, n.distance from found as n
+    union
+    -- The graph misses some. What words have found is looked at by itself.
+    select e.chunk_id, e.embedding operator(extensions.<=>) p_embedding
+    from private.documentation_embeddings as e
+    where e.chunk_id = any(p_also) and e.library_version_id = any(v_ids) and e.model = p_model
+  )
+
+  select f.chunk_id, row_number() over (order by f.distance, f.chunk_id), f.distance
+  from near as f
   order by f.distance, f.chunk_id
   limit p_depth;
 end
 $$;
 
-comment on function private.vector_ranks(uuid[], extensions.halfvec, text, text, boolean, integer) is
-'Chunks of these versions whose vectors, of this model, are nearest, nearest first.';
+comment on function private.vector_ranks(uuid[], extensions.halfvec, text, text, boolean, integer, uuid[]) is
+'Chunks of these versions whose vectors, of this model, are nearest, nearest first; p_also are looked at whatever the graph finds.';
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- Fused
@@ -645,9 +684,11 @@ create function private.find_chunks(
 language plpgsql volatile security definer set search_path = ''
 as $$
 declare
-  v_depth constant integer := 100;
+  v_depth constant integer := 50;
+  v_most constant integer := 100;
   v_k constant double precision := 10;
   v_share double precision := private.vector_share(p_embedding_model);
+  v_texts uuid[];
 begin
   if p_content_type is not null and p_content_type not in ('snippet', 'guide', 'api_ref') then
     perform private.fail(400, 'invalid_argument', 'The type is snippet, guide or api_ref.', '{"param": "type"}');
@@ -656,6 +697,11 @@ begin
   elsif char_length(p_query) > 10000 then
     perform private.fail(400, 'invalid_argument', 'The question is too long.', '{"param": "query", "maximum": 10000}');
   end if;
+  v_texts := array(
+    select t.chunk_id
+    from private.text_ranks(p_version_ids, p_query, p_content_type, p_flagged = 'down', v_depth) as t
+    order by t.place
+  );
   return array(
     select row(
       f.chunk_id,
@@ -668,14 +714,15 @@ begin
         coalesce(t.chunk_id, v.chunk_id) as chunk_id,
         coalesce(1 / (v_k + t.place), 0) + coalesce(v_share / (v_k + v.place), 0) as score,
         t.place as text_place, v.place as vector_place
-      from private.text_ranks(p_version_ids, p_query, p_content_type, p_flagged = 'down', v_depth) as t
+      from unnest(v_texts) with ordinality as t (chunk_id, place)
       full outer join private.vector_ranks(
-        p_version_ids, private.padded_vector(p_embedding), p_embedding_model, p_content_type, p_flagged = 'down', v_depth
+        p_version_ids, private.padded_vector(p_embedding), p_embedding_model, p_content_type, p_flagged = 'down', v_depth,
+        v_texts
       ) as v on v.chunk_id = t.chunk_id
     ) as f
     inner join public.documentation_chunks as c on c.id = f.chunk_id
     order by f.score * case when cardinality(c.flags) > 0 then 0.01 else 1 end desc, f.text_place, f.chunk_id
-    limit v_depth
+    limit v_most
   );
 end
 $$;

@@ -115,6 +115,31 @@ $$;
 comment on function backend.library_add(text, text, text, text, jsonb, text, uuid, text, text) is
 'Adds a library and has it crawled: a public one for an operator (p_actor), a private one for an admin of the organization, or its API key. p_values: description, docs_url, aliases, refresh_seconds, metadata; for operators popularity_score and trust_score. 409 library_id_taken, 400 invalid_argument.';
 
+create function backend.library_source_put(p_id text, p_source_url text, p_actor text) returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_library public.libraries := private.written_library(p_id, null, null, p_actor);
+begin
+  if v_library.source_kind not in ('archive', 'folder') then
+    perform private.fail(409, 'library_is_no_upload', 'Only what was uploaded is uploaded anew.',
+      jsonb_build_object('source_kind', v_library.source_kind));
+  end if;
+  update public.libraries as l set source_url = p_source_url where l.id = v_library.id;
+  perform private.record_operator_action(
+    p_actor, 'library_source_put', 'library:' || v_library.id, jsonb_build_object('source_url', v_library.source_url),
+    jsonb_build_object('source_url', p_source_url), null
+  );
+  if v_library.source_url <> p_source_url then
+    perform private.forget_objects('libraries', array[v_library.source_url]);
+  end if;
+  return jsonb_build_object('library_id', v_library.id, 'task_id', private.crawl_library(v_library.id));
+end
+$$;
+
+comment on function backend.library_source_put(text, text, text) is
+'Says that the archive of an uploaded library is another object, and has it crawled, for an operator. The one before is deleted. 409 library_is_no_upload, 404 library_not_found.';
+
 create function backend.library_move(p_id text, p_moved_to text, p_actor text) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
@@ -800,6 +825,33 @@ $$;
 comment on function backend.library_reembed(uuid, text, integer) is
 'Has a version''s vectors made by another model, beside those that serve: library_embeddings_missing() then lists what lacks one. 404 library_version_not_found.';
 
+create function backend.libraries_reembed(p_model text, p_dimensions integer, p_limit integer default 500) returns jsonb
+language plpgsql volatile security definer set search_path = '' set statement_timeout = '5min'
+as $$
+declare
+  v_id uuid;
+  v_count integer := 0;
+begin
+  for v_id in
+    select v.id
+    from public.library_versions as v
+    where v.crawl > 0 and coalesce(v.next_embedding_model, v.embedding_model) is distinct from p_model
+    order by v.id
+    limit least(greatest(p_limit, 1), 5000)
+  loop
+    perform backend.library_reembed(v_id, p_model, p_dimensions);
+    perform private.task_enqueue(
+      'library_embed', jsonb_build_object('version_id', v_id), v_id::text, now(), 5
+    );
+    v_count := v_count + 1;
+  end loop;
+  return jsonb_build_object('count', v_count);
+end
+$$;
+
+comment on function backend.libraries_reembed(text, integer, integer) is
+'Has vectors of a model made of versions that are searched with another, or with none, by tasks: of how many, at most p_limit. 400 invalid_argument.';
+
 -- ---------------------------------------------------------------------------------------------------------------
 -- The tools
 -- ---------------------------------------------------------------------------------------------------------------
@@ -1064,6 +1116,8 @@ comment on function backend.library_answers_purge(integer) is 'Deletes answers t
 
 grant execute on function backend.library_add(text, text, text, text, jsonb, text, uuid, text, text) to service_role;
 grant execute on function backend.library_move(text, text, text) to service_role;
+grant execute on function backend.library_source_put(text, text, text) to service_role;
+grant execute on function backend.libraries_reembed(text, integer, integer) to service_role;
 grant execute on function backend.library_delete(text, uuid, text, text) to service_role;
 grant execute on function backend.libraries_due(integer) to service_role;
 grant execute on function backend.library_source(text) to service_role;

@@ -148,6 +148,9 @@ comment on column public.document_chunks.words is 'What of it is searched for: n
 comment on column public.document_chunks.embedding is 'What it means, as a vector; null until there is one.';
 comment on column public.document_chunks.created_at is 'When it came.';
 
+-- As of documentation_chunks.
+alter table public.document_chunks alter column words set storage main;
+
 create index document_chunks_by_user on public.document_chunks (user_id) where user_id is not null;
 create index document_chunks_by_organization
 on public.document_chunks (organization_id) where organization_id is not null;

@@ -16,7 +16,7 @@ from functions.core.database import Database
 from functions.core.http import Policy, SafeClient
 from functions.core.settings import Settings
 from functions.core.storage import open_storage
-from functions.libraries import fetching, tasks
+from functions.libraries import fetching
 from functions.libraries.embedding.lexical import NAME, embed
 from functions.libraries.errors import ParseError
 from functions.libraries.sources.packages import npm_package, python_package

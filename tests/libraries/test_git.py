@@ -42,12 +42,15 @@ class Remote:
         self.authority = Authority(folder)
         self.trusted = folder / "authority.pem"
         self.trusted.write_bytes(self.authority.certificates)
-        self.http = SafeClient(
+        self.http = self.client()
+        self.url = ""
+        self.asked: list[str] = []
+
+    def client(self) -> SafeClient:
+        return SafeClient(
             policy=Policy(ports=None, is_allowed_address=lambda one: one.is_loopback),
             resolver=self._here,
         )
-        self.url = ""
-        self.asked: list[str] = []
 
     async def _here(self, host: str, port: int) -> list[Address]:  # noqa: ARG002
         return [ip_address("10.0.0.1" if host.startswith("inside.") else "127.0.0.1")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ class Host:
     pages: dict[str, Answer] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     url: str = ""
+    client: Callable[[], SafeClient] = SafeClient
     http: SafeClient = field(default_factory=SafeClient)
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -76,11 +78,13 @@ async def host(tmp_path: Path) -> AsyncIterator[Host]:
     async def here(name: str, port: int) -> list[Address]:  # noqa: ARG001
         return [ip_address("10.0.0.1" if name.startswith("inside.") else "127.0.0.1")]
 
-    made.http = SafeClient(
+    made.client = partial(
+        SafeClient,
         policy=Policy(ports=None, is_allowed_address=lambda one: one.is_loopback),
         resolver=here,
         ssl_context=authority.client_context(),
     )
+    made.http = made.client()
     async with serve(made.answer, tls=authority.server_context(NAME)) as url:
         made.url = f"https://{NAME}:{url.rpartition(':')[2]}"
         yield made
@@ -146,7 +150,9 @@ async def test_a_sitemap_says_which_pages_there_are(host: Host) -> None:
 async def test_llms_txt_comes_first(host: Host) -> None:
     host.pages = {
         "/docs/": linking("/docs/other"),
-        "/docs/llms.txt": f"# Lamp\n\n- [Beams]({host.url}/docs/beam.md): how to turn\n- [Oil](oil)\n",
+        "/docs/llms.txt": (
+            f"# Lamp\n\n- [Beams]({host.url}/docs/beam.md): how to turn\n- [Oil](oil)\n"
+        ),
         "/docs/beam.md": "# Beams\n",
         "/docs/oil": linking(),
         "/docs/other": linking(),

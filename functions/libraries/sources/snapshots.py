@@ -21,7 +21,7 @@ MEDIA_TYPE = "application/gzip"
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Files by their address, with the ETags they had."""
+    """Files by their address, or by their path where they have none, with the ETags they had."""
 
     files: Mapping[str, SourceFile] = field(default_factory=dict, repr=False)
     etags: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -35,7 +35,7 @@ class Snapshot:
             }
             index = json.loads(files[INDEX].content)
             pages = {
-                str(url): SourceFile(files[path].path, files[path].content, str(url))
+                str(url) or path: SourceFile(files[path].path, files[path].content, str(url))
                 for path, url in index["urls"].items()
                 if path in files
             }
