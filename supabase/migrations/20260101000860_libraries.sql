@@ -298,6 +298,9 @@ comment on column private.documentation_embeddings.model is 'The model that made
 comment on column private.documentation_embeddings.library_version_id is 'The chunk''s version; no foreign key, since the vector goes with its chunk.';
 comment on column private.documentation_embeddings.embedding is 'The vector, filled up with zeros to 1536 dimensions, which changes no angle.';
 
+-- Read one after the other where there are few: in the row it is read four times as fast as from beside it.
+alter table private.documentation_embeddings alter column embedding set storage plain;
+
 create index documentation_embeddings_by_version on private.documentation_embeddings (library_version_id, model);
 create index documentation_embeddings_by_likeness
 on private.documentation_embeddings using hnsw (embedding extensions.halfvec_cosine_ops);

@@ -601,8 +601,8 @@ begin
   perform set_config('hnsw.iterative_scan', 'relaxed_order', true);
   perform set_config('hnsw.ef_search', least(greatest(p_depth, 100), 1000)::text, true);
   perform set_config('hnsw.max_scan_tuples', '100000', true);
-  if (select sum(v.total_chunks) from public.library_versions as v where v.id = any(v_ids)) <= 2000 then
-    -- So few are looked at one by one: exact, and faster than to look for them among everybody's.
+  if (select sum(v.total_chunks) from public.library_versions as v where v.id = any(v_ids)) <= 4000 then
+    -- So few are looked at one by one: exact, and no slower than to look for them among everybody's.
     return query
     select f.chunk_id, row_number() over (order by f.distance, f.chunk_id), f.distance
     from (

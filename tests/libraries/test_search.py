@@ -382,7 +382,7 @@ def test_the_index_finds_what_is_nearest(shelf: Shelf) -> None:
             )
     # Into the graph, both, whatever their own versions count.
     connection.execute(
-        "update public.library_versions set total_chunks = 2001 where id = any(%s::uuid[])",
+        "update public.library_versions set total_chunks = 4001 where id = any(%s::uuid[])",
         [[large["version_id"], small["version_id"]]],
     )
     connection.execute("analyze private.documentation_embeddings")
