@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,9 +19,11 @@ from functions.core.errors import QuernelError
 from functions.core.http import Policy, SafeClient
 from functions.libraries.errors import SourceError
 from functions.libraries.sources import site
+from functions.libraries.sources.addresses import MAX_LINKS, Place, links_of
 from functions.libraries.sources.files import Skipped
 from functions.libraries.sources.robots import MAX_DELAY_SECONDS, Robots
 from functions.libraries.sources.site import Pages, Site
+from functions.libraries.sources.sitemaps import pages_of
 from functions.libraries.sources.snapshots import Snapshot, packed
 from tests.core.tls import Authority
 from tests.support.http_server import serve
@@ -383,3 +386,30 @@ async def test_a_sitemap_that_unpacks_without_end_is_bounded(host: Host) -> None
     bomb = gzip.compress(b"<urlset>" + b" " * 200_000_000)
     host.pages = {"/": linking("/a"), "/a": linking(), "/sitemap.xml": bomb}
     assert (await host.crawl()).paths == {"index.html", "a.html"}
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["<a ", "<a href", "<a href=", "](", "]( ", "<loc>", "<loc>" + " " * 200, "<loc><![CDATA["],
+    ids=["tag", "name", "equals", "markdown", "space", "loc", "spaces", "cdata"],
+)
+def test_links_are_found_in_time_that_grows_with_the_page_alone(piece: str) -> None:
+    """As a ratio: eight times the text takes about eight times as long, never sixty-four."""
+    place = Place("https://docs.quernel.app", "/")
+
+    def seconds(count: int) -> float:
+        text = piece * (count // len(piece))
+        begun = time.process_time()
+        links_of(text, place.origin, place)
+        pages_of(text.encode(), place)
+        return time.process_time() - begun
+
+    small = min(seconds(100_000) for _ in range(3))
+    large = min(seconds(800_000) for _ in range(3))
+    assert large < 30 * small + 0.05
+
+
+def test_a_page_has_so_many_links_and_no_more() -> None:
+    place = Place("https://docs.quernel.app", "/")
+    text = "".join(f'<a href="/{n}">' for n in range(MAX_LINKS + 10))
+    assert len(links_of(text, place.origin, place)) == MAX_LINKS

@@ -5,14 +5,18 @@ from __future__ import annotations
 import html
 import re
 from dataclasses import dataclass
+from itertools import chain, islice
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
 MAX_URL = 1_000  # characters
 MAX_SEGMENTS = 20
 """Folders of a path; a site that links `next/next/next/…` ends there."""
 
-_HREF = re.compile(r"<a\s[^>]{0,500}?href\s*=\s*[\"']?([^\"'\s>]{1,1000})", re.IGNORECASE)
-_MARKDOWN = re.compile(r"\]\(\s*<?([^)\s>]{1,1000})")
+MAX_LINKS = 5_000
+"""Of one page."""
+
+_HREF = re.compile(r"<a\s[^<>]{0,500}?href\s{0,9}=\s{0,9}[\"']?([^\"'\s<>]{1,1000})", re.IGNORECASE)
+_MARKDOWN = re.compile(r"\]\(\s{0,9}<?([^)\s>]{1,1000})")
 _NO_PAGE = re.compile(
     r"\.(?:png|jpe?g|gif|svg|webp|ico|css|js|mjs|map|json|xml|zip|t?gz|bz2|xz|pdf|mp4|webm|mp3"
     r"|woff2?|ttf|whl|exe|dmg)\Z",
@@ -72,6 +76,6 @@ class Place:
 
 def links_of(text: str, base: str, place: Place) -> list[str]:
     """Pages of a place that HTML or Markdown links to, each once."""
-    found = [*_HREF.findall(text), *_MARKDOWN.findall(text)]
-    links = (place.link(target, base) for target in found)
+    found = chain(_HREF.finditer(text), _MARKDOWN.finditer(text))
+    links = (place.link(one[1], base) for one in islice(found, MAX_LINKS))
     return list(dict.fromkeys(link for link in links if link is not None))

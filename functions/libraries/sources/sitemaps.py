@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 import zlib
+from itertools import islice
 
 from functions.libraries.sources.addresses import Place
 
@@ -12,7 +13,7 @@ MAX_SITEMAP_BYTES = 10 * 1024 * 1024
 MAX_UNPACKED_BYTES = 50 * 1024 * 1024  # as the protocol allows
 MAX_ADDRESSES = 50_000
 
-_LOCATION = re.compile(r"<loc>\s*(?:<!\[CDATA\[)?\s*([^<\]\s]{1,2000})")
+_LOCATION = re.compile(r"<loc>\s{0,99}(?:<!\[CDATA\[\s{0,99})?([^<\]\s]{1,2000})")
 _INDEX = re.compile(r"<sitemapindex[\s>]")
 
 
@@ -32,7 +33,8 @@ def listed(content: bytes) -> list[str]:
 
 
 def _addresses(text: str) -> list[str]:
-    return [html.unescape(one) for one in _LOCATION.findall(text)[:MAX_ADDRESSES]]
+    found = islice(_LOCATION.finditer(text), MAX_ADDRESSES)
+    return [html.unescape(one[1]) for one in found]
 
 
 def _text(content: bytes) -> str:
