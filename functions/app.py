@@ -23,9 +23,11 @@ from functions.core.openapi import DocumentedApp
 from functions.core.request_body import invalid_fields
 from functions.core.security_headers import security_headers
 from functions.core.settings import Settings, get_settings
+from functions.documents import api as documents
 from functions.images import ad_rewards
 from functions.images import api as images
 from functions.libraries import api as libraries
+from functions.libraries import owners_api as library_owners
 from functions.libraries.mcp import server as mcp
 from functions.notifications import api as notifications
 from functions.provider_keys import api as provider_keys
@@ -51,6 +53,8 @@ ROUTERS = (
     conversations.router,
     images.router,
     libraries.router,
+    library_owners.router,
+    documents.router,
     mcp.router,
     ad_rewards.router,
     billing.router,

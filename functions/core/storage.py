@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from http import HTTPStatus
-from urllib.parse import quote
+from typing import Any
+from urllib.parse import parse_qs, quote, urlsplit
 
 import httpx
 
@@ -25,6 +27,10 @@ MAX_MESSAGE_BYTES = 1024 * 1024
 """Of an answer that is no object: a list of deleted ones, a signed address."""
 
 
+UPLOAD_SECONDS = 7200
+"""For how long an address to upload to is good: as Storage makes them, which takes no wish."""
+
+
 class StorageError(UnavailableError):
     """503: Storage does not answer, or refuses what it should not."""
 
@@ -37,6 +43,36 @@ class NoObjectError(QuernelError):
 
     def __init__(self) -> None:
         super().__init__("object_not_found", 404, "There is no such file.")
+
+
+class StorageNotConfiguredError(UnavailableError):
+    """503: there is no secret key for Storage."""
+
+    def __init__(self) -> None:
+        super().__init__("storage_not_configured", "Files cannot be kept here.", 60)
+
+
+@dataclass(frozen=True)
+class Upload:
+    """Where a file is put, by whoever has the address: no other credential is asked for."""
+
+    bucket: str
+    path: str
+    url: str = field(repr=False)
+    token: str = field(repr=False)
+
+    def answer(self, media_type: str, max_bytes: int) -> dict[str, Any]:
+        """As routes tell it: a PUT of the bytes, or `uploadToSignedUrl(path, token, file)`."""
+        return {
+            "method": "PUT",
+            "url": self.url,
+            "headers": {"content-type": media_type},
+            "bucket": self.bucket,
+            "path": self.path,
+            "token": self.token,
+            "expires_in": UPLOAD_SECONDS,
+            "max_bytes": max_bytes,
+        }
 
 
 class Storage:
@@ -84,6 +120,24 @@ class Storage:
             raise StorageError from None
         return f"{self._url}{signed}"
 
+    async def signed_upload(self, path: str, *, replaces: bool = False) -> Upload:
+        """An address that takes the object from whoever has it, for UPLOAD_SECONDS.
+
+        With `replaces` in the place of one that is there. Raises StorageError, also where there is
+        one and it is not to be replaced.
+        """
+        answer = await self._ask(
+            "POST",
+            f"/object/upload/sign/{self._bucket}/{quote(path)}",
+            headers={"x-upsert": "true"} if replaces else None,
+        )
+        try:
+            url = json.loads(answer.content)["url"]
+            [token] = parse_qs(urlsplit(url).query)["token"]
+        except (ValueError, KeyError, TypeError):
+            raise StorageError from None
+        return Upload(self._bucket, path, f"{self._url}{url}", token)
+
     async def _ask(
         self,
         method: str,
@@ -128,6 +182,16 @@ async def open_storage(settings: Settings, bucket: str) -> AsyncIterator[Storage
             bucket,
             settings.supabase_secret_key.get_secret_value(),
         )
+
+
+@asynccontextmanager
+async def storage_if_any(settings: Settings, bucket: str) -> AsyncIterator[Storage | None]:
+    """A bucket; None without a secret key."""
+    if settings.supabase_secret_key is None:
+        yield None
+        return
+    async with open_storage(settings, bucket) as storage:
+        yield storage
 
 
 def _is_absence(answer: httpx.Response) -> bool:

@@ -12,7 +12,7 @@ from uuid import UUID
 from functions.core.auth import Principal
 from functions.core.database import Database
 from functions.core.errors import QuernelError, UnavailableError
-from functions.core.storage import Storage
+from functions.core.storage import Storage, StorageNotConfiguredError
 from functions.images.schemas import GenerationRequest
 
 POLL_SECONDS = 0.4
@@ -185,9 +185,7 @@ class ImageService:
     @property
     def _files(self) -> Storage:
         if self._storage is None:
-            raise UnavailableError(
-                "storage_not_configured", "There is no place for files here.", 60
-            )
+            raise StorageNotConfiguredError
         return self._storage
 
 

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from functions.chat.api import OriginDep
+from functions.core.errors import rate_limit_headers
 from functions.core.json import Json, dumps
 from functions.core.openapi import body_of, example
 from functions.core.request_body import read_json
@@ -76,7 +77,8 @@ async def query(request: Request, origin: OriginDep, service: ServiceDep) -> Res
     return _json(answer, status=status, headers=retry)
 
 
-def _json(value: Json, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(
-        dumps(value), status_code=status, headers=headers, media_type="application/json"
-    )
+def _json(
+    answer: dict[str, Json], *, status: int = 200, headers: dict[str, str] | None = None
+) -> Response:
+    told = rate_limit_headers(answer.pop("rate_limit", None)) | (headers or {})
+    return Response(dumps(answer), status_code=status, headers=told, media_type="application/json")

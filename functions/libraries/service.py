@@ -15,6 +15,8 @@ from functions.libraries.schemas import QueryRequest, ResolveRequest
 class LibraryService:
     """For people and for API keys with the scope `libraries`.
 
+    Answers have `rate_limit` where the key has a limit: what RateLimit headers tell.
+
     Raises QuernelError: insufficient_scope, rate_limited and what any door refuses.
     """
 
@@ -23,7 +25,7 @@ class LibraryService:
         self._settings = settings
 
     async def resolve(self, origin: Mapping[str, Any], request: ResolveRequest) -> dict[str, Any]:
-        """Libraries whose name is like the one given: {matches, is_cached}."""
+        """Libraries whose name is like the one given: {matches, is_cached}, and `rate_limit`."""
         answer: dict[str, Any] = await self._database.rpc(
             "library_resolve",
             p_query=request.query,
@@ -50,6 +52,7 @@ class LibraryService:
             **_who(origin, request.organization),
         }
         answer: dict[str, Any] = await self._database.rpc("library_query_begin", **asked)
+        counted = {"rate_limit": answer["rate_limit"]} if "rate_limit" in answer else {}
         if not answer["is_answered"]:
             model = answer.get("embedding_model")
             vector = await embed_query(self._settings, model, request.query)
@@ -60,7 +63,7 @@ class LibraryService:
                 p_embedding=vector,
                 p_embedding_model=None if vector is None else model,
             )
-        return {name: value for name, value in answer.items() if name != "is_answered"}
+        return {name: value for name, value in answer.items() if name != "is_answered"} | counted
 
 
 def _who(origin: Mapping[str, Any], organization: str | None) -> dict[str, Any]:

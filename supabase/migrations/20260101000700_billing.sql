@@ -29,6 +29,7 @@ create table public.plans (
   monthly_tokens bigint not null,
   max_agents integer not null,
   max_documents integer not null,
+  max_libraries integer not null default 0,
   max_team_members integer not null default 1,
   monthly_free_images integer not null default 0,
   requests_per_minute integer not null,
@@ -57,6 +58,7 @@ create table public.plans (
   constraint monthly_tokens_are_a_limit_or_unlimited check (monthly_tokens >= -1),
   constraint max_agents_is_a_limit_or_unlimited check (max_agents >= -1),
   constraint max_documents_is_a_limit_or_unlimited check (max_documents >= -1),
+  constraint max_libraries_is_a_limit_or_unlimited check (max_libraries >= -1),
   constraint max_team_members_is_a_limit_or_unlimited check (max_team_members = -1 or max_team_members >= 1),
   constraint monthly_free_images_are_a_limit_or_unlimited check (monthly_free_images >= -1),
   constraint requests_per_minute_are_a_limit_or_unlimited check (requests_per_minute >= -1),
@@ -80,6 +82,7 @@ comment on column public.plans.description is 'One sentence for the price list.'
 comment on column public.plans.monthly_tokens is 'Tokens per calendar month (UTC); -1 for no limit.';
 comment on column public.plans.max_agents is 'Agents an owner may have; -1 for no limit.';
 comment on column public.plans.max_documents is 'Documents an owner may have; -1 for no limit.';
+comment on column public.plans.max_libraries is 'Private libraries an organization may have; -1 for no limit.';
 comment on column public.plans.max_team_members is 'Members an organization may have; -1 for no limit.';
 comment on column public.plans.monthly_free_images is 'Images per calendar month (UTC) that cost no credits; -1 for no limit.';
 comment on column public.plans.requests_per_minute is 'Requests per minute; -1 for no limit.';
@@ -105,24 +108,24 @@ comment on column public.plans.updated_at is 'When it last changed.';
 
 -- Names, limits and monthly prices are those of specification 000; a year costs ten months.
 insert into public.plans (
-  slug, name, description, monthly_tokens, max_agents, max_documents, max_team_members, monthly_free_images,
-  requests_per_minute, requests_per_month, concurrent_requests, credits_per_month,
+  slug, name, description, monthly_tokens, max_agents, max_documents, max_libraries, max_team_members,
+  monthly_free_images, requests_per_minute, requests_per_month, concurrent_requests, credits_per_month,
   has_api_access, has_workflows, has_priority_support, features, price_monthly_minor, price_yearly_minor, sort_order
 ) values
 (
-  'free', 'Free', 'To try everything out.', 10000, 1, 0, 1, 5, 20, 1000, 2, 0,
+  'free', 'Free', 'To try everything out.', 10000, 1, 0, 0, 1, 5, 20, 1000, 2, 0,
   false, false, false, '["chat", "images"]', 0, 0, 1
 ),
 (
-  'pro', 'Pro', 'For one person who works with it daily.', 100000, 5, 50, 1, 50, 60, 10000, 10, 6000,
+  'pro', 'Pro', 'For one person who works with it daily.', 100000, 5, 50, 5, 1, 50, 60, 10000, 10, 6000,
   false, false, false, '["chat", "images", "documents"]', 2900, 29000, 2
 ),
 (
-  'business', 'Business', 'For a team, with API keys and workflows.', 500000, 20, 500, 20, 200, 300, 100000, 40, 25000,
+  'business', 'Business', 'For a team, with API keys and workflows.', 500000, 20, 500, 50, 20, 200, 300, 100000, 40, 25000,
   true, true, true, '["chat", "images", "documents", "api", "workflows", "priority_support"]', 9900, 99000, 3
 ),
 (
-  'enterprise', 'Enterprise', 'Without limits, on request.', -1, -1, -1, -1, -1, -1, -1, -1, 0,
+  'enterprise', 'Enterprise', 'Without limits, on request.', -1, -1, -1, -1, -1, -1, -1, -1, -1, 0,
   true, true, true, '["chat", "images", "documents", "api", "workflows", "priority_support"]', null, null, 4
 );
 
@@ -515,10 +518,10 @@ create index stripe_objects_by_invoice on private.stripe_objects (invoice_id) wh
 
 grant select on public.plans, public.credit_packs to service_role;
 grant select (
-  id, slug, name, description, monthly_tokens, max_agents, max_documents, max_team_members, monthly_free_images,
-  requests_per_minute, requests_per_month, concurrent_requests, credits_per_month, credits_roll_over, has_api_access,
-  has_workflows, has_priority_support, features, currency, price_monthly_minor, price_yearly_minor, trial_days,
-  is_active, sort_order, created_at, updated_at
+  id, slug, name, description, monthly_tokens, max_agents, max_documents, max_libraries, max_team_members,
+  monthly_free_images, requests_per_minute, requests_per_month, concurrent_requests, credits_per_month,
+  credits_roll_over, has_api_access, has_workflows, has_priority_support, features, currency, price_monthly_minor,
+  price_yearly_minor, trial_days, is_active, sort_order, created_at, updated_at
 ) on public.plans to anon, authenticated;
 grant select (
   id, slug, name, description, credits, price_minor, currency, valid_days, is_active, sort_order, created_at, updated_at

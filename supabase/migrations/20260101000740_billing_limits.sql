@@ -29,7 +29,7 @@ end
 $$;
 
 comment on function private.plan_limit(uuid, uuid, text) is
-'How many rows the payer''s plan allows, by the name of its column (max_agents, max_documents, max_team_members); null for no limit.';
+'How many rows the payer''s plan allows, by the name of its column (max_agents, max_documents, max_libraries, max_team_members); null for no limit.';
 
 create function private.require_plan_room(p_user_id uuid, p_organization_id uuid, p_limit text, p_used bigint)
 returns void

@@ -23,6 +23,8 @@ insert into private.settings (name, value, description) values
 ('library_query_cache_seconds', '3600', 'Seconds for which an answer is given again to the same tenant.'),
 ('library_resolve_cache_seconds', '300', 'Seconds for which libraries found are given again to the same tenant.'),
 ('library_refresh_seconds', '604800', 'Seconds after which a library is crawled again, unless it says otherwise.'),
+('library_refresh_min_seconds', '300', 'Seconds from one crawl that the owner of a library asks for to the next.'),
+('library_archive_max_bytes', '268435456', 'Bytes that the archive of a library may have.'),
 ('library_query_tokens', '5000', 'Tokens of an answer from documentation, unless the question says otherwise.'),
 ('library_query_tokens_max', '50000', 'Most tokens of one answer from documentation.');
 
@@ -53,6 +55,7 @@ create table public.libraries (
   total_snippets integer not null default 0,
   total_tokens bigint not null default 0,
   refresh_seconds integer,
+  crawl_asked_at timestamptz,
   last_crawled_at timestamptz,
   next_refresh_at timestamptz,
   moved_to text references public.libraries (id) on delete set null,
@@ -66,13 +69,21 @@ create table public.libraries (
   constraint description_has_at_most_2000_characters check (char_length(description) <= 2000),
   constraint source_kind_is_known check (source_kind in ('git', 'site', 'archive', 'folder', 'pypi', 'npm')),
   constraint source_url_has_1_to_500_characters check (char_length(source_url) between 1 and 500),
+  -- The worker reads objects with the secret key: what an organization may name is its own folder alone.
+  constraint a_private_library_names_no_object_but_its_own check (
+    organization_id is null or source_kind not in ('archive', 'folder')
+    or (
+      source_kind = 'archive' and source_url is not null
+      and source_url ~ ('^uploads/' || organization_id::text || '/[0-9a-f-]{36}$')
+    )
+  ),
   constraint docs_url_has_1_to_500_characters check (char_length(docs_url) between 1 and 500),
   constraint aliases_are_few_and_short check (
     cardinality(aliases) <= 20 and char_length(array_to_string(aliases, '', '?')) <= 20 * 100
   ),
   constraint popularity_score_is_not_negative check (popularity_score >= 0),
   constraint trust_score_is_between_0_and_10 check (trust_score between 0 and 10),
-  constraint state_is_known check (state in ('queued', 'crawling', 'indexing', 'ready', 'failed')),
+  constraint state_is_known check (state in ('uploading', 'queued', 'crawling', 'indexing', 'ready', 'failed')),
   constraint progress_is_a_percentage check (progress between 0 and 100),
   constraint only_a_failed_library_has_an_error check ((state = 'failed') = (error_code is not null)),
   constraint totals_are_not_negative check (
@@ -92,14 +103,14 @@ comment on column public.libraries.vendor is 'The first part of its id.';
 comment on column public.libraries.title is 'Its name, for people.';
 comment on column public.libraries.description is 'What it is, in a sentence or two.';
 comment on column public.libraries.source_kind is 'Where its documentation comes from: git, site, archive, folder, pypi or npm.';
-comment on column public.libraries.source_url is 'Its repository, site or package; for an archive or a folder, its object in Storage or its name.';
+comment on column public.libraries.source_url is 'Its repository, site or package; for an archive, its object in Storage, which is set here where an organization uploads it.';
 comment on column public.libraries.docs_url is 'Where people read it.';
 comment on column public.libraries.default_version is 'Name of the latest version; null before the first is ready.';
 comment on column public.libraries.aliases is 'Other names that people call it by.';
 comment on column public.libraries.name_grams is 'Groups of three letters of all its names, for finding it by a name that is nearly right.';
 comment on column public.libraries.popularity_score is 'How much it is used: stars, downloads, or as the operator sees it.';
 comment on column public.libraries.trust_score is 'How much its documentation can be relied upon, 0 to 10.';
-comment on column public.libraries.state is 'queued, crawling, indexing, ready or failed: of the latest crawl. What was ready before stays to be searched.';
+comment on column public.libraries.state is 'uploading, queued, crawling, indexing, ready or failed: of the latest crawl. What was ready before stays to be searched.';
 comment on column public.libraries.progress is 'Per cent of the crawl done.';
 comment on column public.libraries.error_code is 'Why the latest crawl failed.';
 comment on column public.libraries.error_message is 'The same for people.';
@@ -108,6 +119,7 @@ comment on column public.libraries.total_chunks is 'Chunks of those.';
 comment on column public.libraries.total_snippets is 'Snippets among them.';
 comment on column public.libraries.total_tokens is 'Tokens of all of them.';
 comment on column public.libraries.refresh_seconds is 'Seconds from one crawl to the next; null for library_refresh_seconds.';
+comment on column public.libraries.crawl_asked_at is 'When its owner last asked for a crawl.';
 comment on column public.libraries.last_crawled_at is 'When a crawl last ended well.';
 comment on column public.libraries.next_refresh_at is 'When it is due to be crawled again; null for never.';
 comment on column public.libraries.moved_to is 'The library that took its place, for one that was renamed.';
@@ -659,6 +671,22 @@ end
 $$;
 
 comment on function private.forget_objects(text, text[]) is 'Has objects of a bucket deleted after this transaction; those that are not there do no harm.';
+
+create function private.forget_upload(p_bucket text, p_path text) returns void
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+  perform private.forget_objects(p_bucket, array[p_path]);
+  -- An address to upload to is good for two hours, whatever became of the row that it was made for.
+  perform private.task_enqueue(
+    'files_delete', jsonb_build_object('bucket', p_bucket, 'paths', jsonb_build_array(p_path)), null,
+    now() + interval '125 minutes', 20
+  );
+end
+$$;
+
+comment on function private.forget_upload(text, text) is
+'Has an object deleted that somebody may still have an address to upload to: now, and once more when that is no longer good.';
 
 create function private.end_library_version() returns trigger
 language plpgsql volatile security definer set search_path = ''

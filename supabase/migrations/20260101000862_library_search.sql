@@ -62,6 +62,25 @@ $$;
 
 comment on function private.library_json(public.libraries) is 'A library as it is answered.';
 
+create function private.library_answer(p_library public.libraries) returns jsonb
+language plpgsql stable set search_path = ''
+as $$
+begin
+  -- state says whether it can be asked, crawl how the latest one went.
+  return private.library_json(p_library) - 'status' || jsonb_build_object(
+    'organization_id', p_library.organization_id, 'aliases', p_library.aliases, 'metadata', p_library.metadata,
+    'refresh_seconds', p_library.refresh_seconds, 'next_refresh_at', p_library.next_refresh_at,
+    'created_at', p_library.created_at,
+    'crawl', jsonb_build_object(
+      'step', p_library.state, 'progress', p_library.progress, 'error_code', p_library.error_code,
+      'error_message', p_library.error_message, 'asked_at', p_library.crawl_asked_at
+    )
+  );
+end
+$$;
+
+comment on function private.library_answer(public.libraries) is 'A library as it is read: whether it can be asked, and how its latest crawl goes or went.';
+
 create function private.library_state(p_library public.libraries) returns jsonb
 language plpgsql stable set search_path = ''
 as $$

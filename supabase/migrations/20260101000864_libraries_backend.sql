@@ -54,6 +54,17 @@ $$;
 
 comment on function private.crawl_library(text, timestamptz) is 'Has a library crawled after this transaction, once.';
 
+create function private.is_uploaded_by_its_owner(p_source_kind text, p_organization_id uuid) returns boolean
+language plpgsql immutable set search_path = ''
+as $$
+begin
+  return p_source_kind = 'archive' and p_organization_id is not null;
+end
+$$;
+
+comment on function private.is_uploaded_by_its_owner(text, uuid) is
+'Whether the source of a library is an archive that its organization uploads.';
+
 create function backend.library_add(
   p_id text,
   p_title text,
@@ -70,6 +81,7 @@ as $$
 declare
   v_caller private.caller;
   v_organization_id uuid;
+  v_source_url text := p_source_url;
   v_library public.libraries;
   v_constraint text;
 begin
@@ -82,22 +94,33 @@ begin
     elsif v_caller.user_id is not null then
       perform private.require_admin(v_caller.user_id, v_organization_id::text);
     end if;
+    if p_source_kind = 'folder' then
+      perform private.fail(400, 'invalid_argument', 'A folder is an operator''s: upload an archive of it.',
+        '{"param": "source_kind"}');
+    elsif p_source_kind = 'archive' and p_source_url is not null then
+      perform private.fail(400, 'invalid_argument', 'Where an archive is put, its owner does not say.',
+        '{"param": "source_url"}');
+    elsif p_source_kind = 'archive' then
+      v_source_url := format('uploads/%s/%s', v_organization_id, private.uuid7());
+    end if;
   else
     perform private.record_operator_action(p_actor, 'library_add', 'library:' || p_id, null, p_values, null);
   end if;
   begin
     insert into public.libraries (
       id, organization_id, title, source_kind, source_url, description, docs_url, aliases, popularity_score,
-      trust_score, refresh_seconds, metadata
+      trust_score, refresh_seconds, metadata, state, crawl_asked_at
     )
     values (
-      lower(p_id), v_organization_id, btrim(p_title), p_source_kind, p_source_url,
+      lower(p_id), v_organization_id, btrim(p_title), p_source_kind, v_source_url,
       coalesce(p_values ->> 'description', ''), p_values ->> 'docs_url',
       array(select a.alias from jsonb_array_elements_text(coalesce(p_values -> 'aliases', '[]')) as a (alias)),
       -- How popular and how trusted a library is, its owner does not say.
       case when v_organization_id is null then coalesce((p_values ->> 'popularity_score')::integer, 0) else 0 end,
       case when v_organization_id is null then coalesce((p_values ->> 'trust_score')::numeric, 5) else 5 end,
-      (p_values ->> 'refresh_seconds')::integer, coalesce(p_values -> 'metadata', '{}')
+      (p_values ->> 'refresh_seconds')::integer, coalesce(p_values -> 'metadata', '{}'),
+      case when private.is_uploaded_by_its_owner(p_source_kind, v_organization_id) then 'uploading' else 'queued' end,
+      case when not private.is_uploaded_by_its_owner(p_source_kind, v_organization_id) then now() end
     )
     returning * into v_library;
   exception
@@ -108,12 +131,15 @@ begin
       perform private.fail(400, 'invalid_argument', 'A value of the library is not allowed.',
         jsonb_build_object('constraint', v_constraint));
   end;
-  return private.library_json(v_library) || jsonb_build_object('task_id', private.crawl_library(v_library.id));
+  if v_library.state = 'uploading' then
+    return private.library_answer(v_library) || jsonb_build_object('upload_path', v_library.source_url);
+  end if;
+  return private.library_answer(v_library) || jsonb_build_object('task_id', private.crawl_library(v_library.id));
 end
 $$;
 
 comment on function backend.library_add(text, text, text, text, jsonb, text, uuid, text, text) is
-'Adds a library and has it crawled: a public one for an operator (p_actor), a private one for an admin of the organization, or its API key. p_values: description, docs_url, aliases, refresh_seconds, metadata; for operators popularity_score and trust_score. 409 library_id_taken, 400 invalid_argument.';
+'Adds a library and has it crawled: a public one for an operator (p_actor), a private one for an admin of the organization, or its API key. The archive of a private one is to be uploaded first, to upload_path of the answer (library_uploaded). p_values: description, docs_url, aliases, refresh_seconds, metadata; for operators popularity_score and trust_score. 409 library_id_taken, 402 plan_limit_reached, 400 invalid_argument.';
 
 create function backend.library_source_put(p_id text, p_source_url text, p_actor text) returns jsonb
 language plpgsql volatile security definer set search_path = ''
@@ -284,11 +310,11 @@ as $$
   )
   from public.libraries as l
   left join public.library_versions as v on v.library_id = l.id and v.is_latest
-  where l.id = lower(p_library_id) and l.moved_to is null
+  where l.id = lower(p_library_id) and l.moved_to is null and l.state <> 'uploading'
 $$;
 
 comment on function backend.library_source(text) is
-'Where the documentation of a library comes from, and what was crawled of its latest version; null where there is none, or it has moved.';
+'Where the documentation of a library comes from, and what was crawled of its latest version; null where there is none yet, or it has moved.';
 
 create function backend.library_unchanged(p_library_id text, p_version text, p_source_revision text) returns jsonb
 language plpgsql volatile security definer set search_path = ''
@@ -856,23 +882,31 @@ comment on function backend.libraries_reembed(text, integer, integer) is
 -- The tools
 -- ---------------------------------------------------------------------------------------------------------------
 
-create function private.tool_caller(p_user_id uuid, p_key_hash text, p_organization text) returns private.caller
+create function private.tool_caller(
+  p_user_id uuid,
+  p_key_hash text,
+  p_scope text,
+  p_organization text,
+  out caller private.caller,
+  out rate_limit jsonb
+)
 language plpgsql volatile security definer set search_path = ''
 as $$
-declare
-  v_caller private.caller := private.actor(p_user_id, p_key_hash, 'libraries', p_organization);
 begin
-  if v_caller.api_key_id is not null then
+  caller := private.actor(p_user_id, p_key_hash, p_scope, p_organization);
+  rate_limit := '{}';
+  if caller.api_key_id is not null then
     -- Counted against the key's own limits, and given back at once: it costs nothing and is over with this call.
-    perform private.api_key_take(v_caller.api_key_id, 0, 0, now());
-    perform private.api_key_give_back(v_caller.api_key_id, true, 0, 0, 0, 0, now());
+    rate_limit := jsonb_strip_nulls(
+      jsonb_build_object('rate_limit', private.api_key_take(caller.api_key_id, 0, 0, now()))
+    );
+    perform private.api_key_give_back(caller.api_key_id, true, 0, 0, 0, 0, now());
   end if;
-  return v_caller;
 end
 $$;
 
-comment on function private.tool_caller(uuid, text, text) is
-'Who calls a tool (an API key needs the scope libraries), counted against the limits of the key. 429 rate_limited.';
+comment on function private.tool_caller(uuid, text, text, text) is
+'Who calls a tool (an API key needs the scope), counted against the limits of the key; rate_limit is what to add to the answer for RateLimit headers. 429 rate_limited.';
 
 create function private.tenant_of(p_caller private.caller) returns uuid[]
 language plpgsql stable security definer set search_path = ''
@@ -970,7 +1004,8 @@ language plpgsql volatile security definer set search_path = ''
 as $$
 declare
   v_started_at timestamptz := clock_timestamp();
-  v_caller private.caller := private.tool_caller(p_user_id, p_key_hash, p_organization);
+  v_tool record := private.tool_caller(p_user_id, p_key_hash, 'libraries', p_organization);
+  v_caller private.caller := v_tool.caller;
   v_tenant uuid[] := private.tenant_of(v_caller);
   v_key text := private.answer_key(
     'resolve-library-id', v_tenant, jsonb_build_array(left(p_query, 2000), left(p_library_name, 200), p_limit)
@@ -986,7 +1021,7 @@ begin
     v_caller, 'resolve-library-id', v_answer #>> '{matches,0,library_id}', concat_ws(' ', p_library_name, p_query), 0,
     v_started_at, p_client
   );
-  return v_answer || jsonb_build_object('is_cached', v_is_kept);
+  return v_answer || jsonb_build_object('is_cached', v_is_kept) || v_tool.rate_limit;
 end
 $$;
 
@@ -1010,7 +1045,8 @@ language plpgsql volatile security definer set search_path = ''
 as $$
 declare
   v_started_at timestamptz := clock_timestamp();
-  v_caller private.caller := private.tool_caller(p_user_id, p_key_hash, p_organization);
+  v_tool record := private.tool_caller(p_user_id, p_key_hash, 'libraries', p_organization);
+  v_caller private.caller := v_tool.caller;
   v_tenant uuid[] := private.tenant_of(v_caller);
   v_scope jsonb := private.documentation_scope(v_tenant, p_library_id, p_version);
   v_answer jsonb;
@@ -1020,14 +1056,14 @@ begin
       v_scope ->> 'stamp', p_query, p_type, private.answer_tokens(p_tokens), p_flagged, p_limit
     )));
     if v_answer is null then
-      return v_scope - array['version_ids', 'stamp'] || jsonb_build_object('is_answered', false);
+      return v_scope - array['version_ids', 'stamp'] || jsonb_build_object('is_answered', false) || v_tool.rate_limit;
     end if;
   end if;
   perform private.note_tool_use(
     v_caller, 'query-docs', v_scope ->> 'library_id', p_query, coalesce((v_answer ->> 'tokens')::integer, 0),
     v_started_at, p_client
   );
-  return coalesce(v_answer || '{"is_cached": true}', v_scope) || '{"is_answered": true}';
+  return coalesce(v_answer || '{"is_cached": true}', v_scope) || '{"is_answered": true}' || v_tool.rate_limit;
 end
 $$;
 

@@ -265,7 +265,12 @@ create function private.forget_document_file() returns trigger
 language plpgsql volatile security definer set search_path = ''
 as $$
 begin
-  perform private.forget_objects('documents', array[old.storage_path]);
+  -- Of one that is old nobody has an address to upload to: its file came, or it would have been deleted.
+  if old.created_at > now() - make_interval(hours => (private.setting('document_upload_hours'))::integer + 3) then
+    perform private.forget_upload('documents', old.storage_path);
+  else
+    perform private.forget_objects('documents', array[old.storage_path]);
+  end if;
   return null;
 end
 $$;
@@ -720,26 +725,29 @@ as $$
 declare
   v_caller private.caller := private.actor(p_user_id, p_key_hash, 'documents', p_organization);
   v_limit integer := private.page_limit(p_limit, 100);
+  v_found jsonb;
 begin
-  return jsonb_build_object('documents', coalesce((
-    select jsonb_agg(private.document_json(l.document) order by (l.document).id desc)
-    from (
-      select d as document
-      from public.documents as d
-      where case
-        when v_caller.organization_id is not null then d.organization_id = v_caller.organization_id
-        else d.user_id = v_caller.user_id and d.organization_id is null
-      end
-      and (p_after is null or d.id < p_after)
-      order by d.id desc
-      limit v_limit
-    ) as l
-  ), '[]'));
+  select coalesce(jsonb_agg(private.document_json(l.document) order by (l.document).id desc), '[]') into v_found
+  from (
+    select d as document
+    from public.documents as d
+    where case
+      when v_caller.organization_id is not null then d.organization_id = v_caller.organization_id
+      else d.user_id = v_caller.user_id and d.organization_id is null
+    end
+    and (p_after is null or d.id < p_after)
+    order by d.id desc
+    limit v_limit + 1
+  ) as l;
+  return jsonb_build_object(
+    'documents', case when jsonb_array_length(v_found) > v_limit then v_found - v_limit else v_found end,
+    'next', case when jsonb_array_length(v_found) > v_limit then v_found #> array[(v_limit - 1)::text, 'id'] end
+  );
 end
 $$;
 
 comment on function backend.document_list(uuid, text, text, integer, uuid) is
-'Documents of a person, or of the organization they name, newest first; p_after is the last id of the page before.';
+'Documents of a person, or of the organization they name, newest first; next is the p_after of the next page.';
 
 create function backend.document_delete(p_id uuid, p_user_id uuid default null, p_key_hash text default null)
 returns jsonb
@@ -757,6 +765,56 @@ $$;
 
 comment on function backend.document_delete(uuid, uuid, text) is
 'Deletes a document with its chunks; its file is deleted from Storage afterwards. 404 document_not_found.';
+
+create function private.searched_organizations(p_caller private.caller, p_organization text) returns uuid[]
+language plpgsql stable security definer set search_path = ''
+as $$
+begin
+  if p_organization is not null then
+    return array[p_caller.organization_id];
+  end if;
+  return array(select o.id from private.organization_ids_of(p_caller.user_id, p_caller.organization_id) as o (id));
+end
+$$;
+
+comment on function private.searched_organizations(private.caller, text) is
+'Whose documents a caller searches beside their own: their organizations'', or of one that they name those alone.';
+
+create function backend.document_search_begin(
+  p_document_ids uuid[] default null,
+  p_user_id uuid default null,
+  p_key_hash text default null,
+  p_organization text default null
+) returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_tool record := private.tool_caller(p_user_id, p_key_hash, 'documents', p_organization);
+  v_caller private.caller := v_tool.caller;
+  v_organizations uuid[] := private.searched_organizations(v_caller, p_organization);
+  v_model text;
+begin
+  -- Most of what is searched has vectors of one model; the rest is found by its words.
+  select m.model into v_model
+  from (
+    select d.embedding_model as model, sum(d.chunk_count) as chunks
+    from public.documents as d
+    where d.state = 'ready' and d.embedding_model is not null
+      and (
+        (p_organization is null and d.organization_id is null and d.user_id = v_caller.user_id)
+        or d.organization_id = any(v_organizations)
+      )
+      and (p_document_ids is null or d.id = any(p_document_ids))
+    group by d.embedding_model
+  ) as m
+  order by m.chunks desc, m.model
+  limit 1;
+  return jsonb_build_object('embedding_model', v_model) || v_tool.rate_limit;
+end
+$$;
+
+comment on function backend.document_search_begin(uuid[], uuid, text, text) is
+'Counts a search of documents against the limits of an API key, and says with which model a vector of the question is made for document_search(); null for none. 429 rate_limited.';
 
 create function backend.document_search(
   p_query text,
@@ -777,9 +835,9 @@ declare
 begin
   return private.documents_answer(
     private.find_documents_chunks(
-      v_caller.user_id,
-      array(select o.id from private.organization_ids_of(v_caller.user_id, v_caller.organization_id) as o (id)),
-      p_document_ids, p_query, p_embedding, p_embedding_model, p_flagged
+      case when p_organization is null then v_caller.user_id end,
+      private.searched_organizations(v_caller, p_organization), p_document_ids, p_query, p_embedding,
+      p_embedding_model, p_flagged
     ),
     p_tokens, p_limit
   );
@@ -788,7 +846,7 @@ $$;
 
 comment on function backend.document_search(
   text, uuid[], integer, jsonb, text, text, integer, uuid, text, text
-) is 'Passages for a question, of what the caller may read: their own documents and those of their organizations; ids only narrow it.';
+) is 'Passages for a question, of what the caller may read: their own documents and those of their organizations, or those of one that they name; ids only narrow it.';
 
 create function backend.document_begin(
   p_id uuid, p_embedding_model text default null, p_dimensions integer default null
@@ -914,7 +972,9 @@ $$;
 comment on function backend.document_finish(uuid, integer) is
 'Ends an index well: the document is searched from now on. 409 document_not_indexing, 404 document_not_found.';
 
-create function backend.document_fail(p_id uuid, p_error_code text, p_error_message text) returns jsonb
+create function backend.document_fail(
+  p_id uuid, p_error_code text, p_error_message text, p_is_file_deleted boolean default false
+) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
 declare
@@ -927,12 +987,15 @@ begin
   returning d.* into v_document;
   if v_document.id is not null then
     delete from public.document_chunks as c where c.document_id = p_id;
+    if p_is_file_deleted then
+      perform private.forget_upload('documents', v_document.storage_path);
+    end if;
   end if;
   return jsonb_build_object('state', coalesce(v_document.state, 'gone'));
 end
 $$;
 
-comment on function backend.document_fail(uuid, text, text) is 'Ends an index that cannot be made: why, for people.';
+comment on function backend.document_fail(uuid, text, text, boolean) is 'Ends an index that cannot be made: why, for people. A file that nobody should have is deleted.';
 
 create function private.end_index_of_task() returns trigger
 language plpgsql volatile security definer set search_path = ''
@@ -983,13 +1046,14 @@ grant execute on function backend.document_uploaded(uuid, uuid, text) to service
 grant execute on function backend.document_read(uuid, uuid, text) to service_role;
 grant execute on function backend.document_list(uuid, text, text, integer, uuid) to service_role;
 grant execute on function backend.document_delete(uuid, uuid, text) to service_role;
+grant execute on function backend.document_search_begin(uuid[], uuid, text, text) to service_role;
 grant execute on function backend.document_search(
   text, uuid[], integer, jsonb, text, text, integer, uuid, text, text
 ) to service_role;
 grant execute on function backend.document_begin(uuid, text, integer) to service_role;
 grant execute on function backend.document_chunks_put(uuid, jsonb, integer) to service_role;
 grant execute on function backend.document_finish(uuid, integer) to service_role;
-grant execute on function backend.document_fail(uuid, text, text) to service_role;
+grant execute on function backend.document_fail(uuid, text, text, boolean) to service_role;
 grant execute on function backend.documents_expire(integer) to service_role;
 
 -- ---------------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from tests.credits.parallel import at_once, open_doors, split
 from tests.support.people import NewPerson, Person, new_slug, put_on_plan, refused
 
 Connect = Callable[[], psycopg.Connection]
-LIMITS = ["max_agents", "max_documents", "max_team_members"]
+LIMITS = ["max_agents", "max_documents", "max_libraries", "max_team_members"]
 
 
 def room(ledger: Ledger, payer: Payer, limit: str, used: int) -> None:

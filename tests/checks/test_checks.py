@@ -737,6 +737,24 @@ def _(scene: Scene) -> str:
     return "nobody/nothing.tar"
 
 
+@found_by("809_libraries_were_within_their_plan")
+def _(scene: Scene) -> str:
+    organization_id = scene.payer.organization_id
+    scene.db.execute("set local session_replication_role = replica")
+    scene.execute(
+        "insert into public.libraries (id, organization_id, title, source_kind)"
+        " select '/' || slug || '/docs', id, 'Docs', 'git' from public.organizations where id = %s",
+        organization_id,
+    )
+    scene.execute(
+        "update public.organizations set plan_id = (select id from public.plans where slug ="
+        " 'free'), plan_started_at = null where id = %s",
+        organization_id,
+    )
+    scene.db.execute("set local session_replication_role = origin")
+    return str(organization_id)
+
+
 @found_by("811_documents_count_their_chunks")
 def _(scene: Scene) -> str:
     document_id = document_of(scene)

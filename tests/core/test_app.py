@@ -347,6 +347,10 @@ SAY_IT_ALL_BY_THEIR_PATH = {
     ("/notifications/webhooks/{endpoint_id}/test", "post"),
     ("/provider-keys/{key_id}/validate", "post"),
     ("/images/generations/{generation_id}/cancel", "post"),
+    ("/libraries/{organization}/{project}/upload", "post"),
+    ("/libraries/{organization}/{project}/uploaded", "post"),
+    ("/libraries/{organization}/{project}/refresh", "post"),
+    ("/documents/{document_id}/uploaded", "post"),
 }
 
 

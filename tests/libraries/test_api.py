@@ -152,8 +152,12 @@ def test_the_limit_of_a_key_counts_questions_that_were_kept(
 ) -> None:
     key = keys.make(keys.person(), scopes=["libraries"], rate_limit_per_minute=3)["key"]
     door = Door(functions_url, key)
-    statuses = [door.post("query", library_id=library, query="beam").status_code for _ in range(5)]
-    assert statuses == [200, 200, 200, 429, 429]
+    answers = [door.post("query", library_id=library, query="beam") for _ in range(5)]
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 429, 429]
+    told = [(a.headers["ratelimit-limit"], a.headers["ratelimit-remaining"]) for a in answers]
+    assert told == [("3", "2"), ("3", "1"), ("3", "0"), ("3", "0"), ("3", "0")]
+    assert "rate_limit" not in answers[0].json()
+    assert int(answers[-1].headers["retry-after"]) > 0
 
 
 def test_a_private_library_is_as_unknown_as_one_that_is_not_there(
