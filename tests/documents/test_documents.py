@@ -233,7 +233,7 @@ def test_other_languages_are_found(author: Author) -> None:
 def test_nothing_is_found_before_the_index_is_finished(author: Author) -> None:
     shelf = author.shelf
     document_id = author.indexed("zebra old")
-    assert author.uploaded(document_id).json()["state"] == "queued"
+    author.queue(document_id)
     assert author.search("zebra")["results"] == []
     shelf.call("backend.document_begin", document_id, MODEL, 64)
     one = {"chunk_index": 0, "content": "zebra new", "token_count": 2}
@@ -254,7 +254,7 @@ def test_nothing_is_found_before_the_index_is_finished(author: Author) -> None:
 def test_an_index_that_fails_says_why(author: Author) -> None:
     document = author.added()
     author.upload(document["storage_path"])
-    author.uploaded(document["id"])
+    author.queue(document["id"])
     author.shelf.call("backend.document_begin", document["id"])
     answer = author.shelf.call("backend.document_fail", document["id"], "unreadable", "No text")
     assert answer == {"state": "failed"}
