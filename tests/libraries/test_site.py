@@ -347,7 +347,7 @@ async def test_no_way_leads_to_a_private_address(host: Host) -> None:
         "/llms.txt": f"- [x]({inside})\n",
     }
     found = await host.crawl()
-    assert found.paths == {"index.html"}
+    assert (found.paths, found.skipped) == ({"index.html"}, {"redirected": 1})
     assert "/secret" not in host.asked
     with pytest.raises(QuernelError) as refused:
         await Site(inside, host.http).pages(Skipped())
