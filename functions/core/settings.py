@@ -278,6 +278,11 @@ class Settings(BaseSettings):
         return f"{self.supabase_url}/auth/v1/.well-known/jwks.json"
 
     @property
+    def authorization_server(self) -> str:
+        """The issuer of access tokens: Supabase Auth of the project."""
+        return self.jwt_issuer or f"{self.supabase_url}/auth/v1"
+
+    @property
     def model_servers(self) -> dict[str, ProviderSettings]:
         """Every provider that is configured, by the slug it has in model_providers."""
         if self.llm_url is None:
