@@ -28,6 +28,7 @@ from functions.images import ad_rewards
 from functions.images import api as images
 from functions.libraries import api as libraries
 from functions.libraries import owners_api as library_owners
+from functions.libraries.mcp import discovery as mcp_discovery
 from functions.libraries.mcp import server as mcp
 from functions.notifications import api as notifications
 from functions.provider_keys import api as provider_keys
@@ -56,6 +57,7 @@ ROUTERS = (
     library_owners.router,
     documents.router,
     mcp.router,
+    mcp_discovery.router,
     ad_rewards.router,
     billing.router,
     notifications.router,

@@ -20,6 +20,7 @@ from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -56,6 +57,8 @@ _PLACEHOLDER = re.compile(
 
 Anchored at word ends: random keys must not match by accident.
 """
+
+_HOST_AND_PORT = re.compile(r"(?:\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
 
 STACK_FILE = "functions.env"
 """What the embedded stack writes into its state folder while it runs, for commands to reach it."""
@@ -96,6 +99,14 @@ def _base_url(value: object) -> object:
     if parts.username is not None or parts.query or parts.fragment:
         raise ValueError("must not carry credentials, a query or a fragment")
     return value.strip().rstrip("/")
+
+
+def _host_and_port(value: str | None) -> str | None:
+    """`host:port`, an IPv6 address in brackets."""
+    match = None if value is None else _HOST_AND_PORT.fullmatch(value.strip())
+    if value is not None and (match is None or not 0 < int(match[1]) < 65_536):
+        raise ValueError("must be host:port")
+    return None if match is None else match[0]
 
 
 Url = Annotated[str, BeforeValidator(_base_url)]
@@ -195,6 +206,11 @@ class Settings(BaseSettings):
     python_registry_url: OptionalUrl = None
     npm_registry_url: OptionalUrl = None
 
+    # Who looks for viruses in documents: ClamAV's daemon
+    clamd_address: Annotated[
+        str | None, AfterValidator(_host_and_port), BeforeValidator(_blank_is_none)
+    ] = None
+
     # The image server (gpu/), and what its door asks for: a bearer token, or Modal's proxy tokens
     images_url: OptionalUrl = None
     images_api_key: OptionalSecret = None
@@ -278,6 +294,11 @@ class Settings(BaseSettings):
         return f"{self.supabase_url}/auth/v1/.well-known/jwks.json"
 
     @property
+    def authorization_server(self) -> str:
+        """The issuer of access tokens: Supabase Auth of the project."""
+        return self.jwt_issuer or f"{self.supabase_url}/auth/v1"
+
+    @property
     def model_servers(self) -> dict[str, ProviderSettings]:
         """Every provider that is configured, by the slug it has in model_providers."""
         if self.llm_url is None:
@@ -291,6 +312,14 @@ class Settings(BaseSettings):
             continuous_usage=self.llm_continuous_usage,
         )
         return {OWN_PROVIDER: own} | self.providers
+
+    @property
+    def clamd(self) -> tuple[str, int] | None:
+        """Host and port of the virus scanner; None where there is none."""
+        if self.clamd_address is None:
+            return None
+        host, _, port = self.clamd_address.rpartition(":")
+        return host.strip("[]"), int(port)
 
     @property
     def images_headers(self) -> dict[str, str]:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
 from functions.chat.model_server import NoAnswerError
 from functions.core.errors import QuernelError
 from functions.core.json import Json
+from functions.core.logging import log_event
 from functions.core.settings import SettingsError
 from functions.core.storage import NoObjectError, StorageError, open_storage
+from functions.documents.inspection import inspect
+from functions.documents.scanning import ScanError, scan
 from functions.libraries.chunking import Chunk
 from functions.libraries.embedding import lexical
 from functions.libraries.embedding.documents import DIMENSIONS, embed_documents
@@ -25,6 +29,10 @@ MAX_FILE_BYTES = 50 * 1024 * 1024
 MOST_CHUNKS = 100  # of one call to the database, with their vectors: about 3 MB
 RETRY_SECONDS = 60.0
 _FAILS = frozenset({"document_too_large", "invalid_argument"})
+_DELETED = frozenset({"document_refused", "infected"})
+"""Codes with which a document loses its file: nobody should have it."""
+
+logger = logging.getLogger(__name__)
 
 
 async def index_document(payload: dict[str, Json], context: TaskContext) -> dict[str, Json]:
@@ -47,7 +55,10 @@ async def index_document(payload: dict[str, Json], context: TaskContext) -> dict
     if document is None:
         return {"result": "over"}
     try:
-        page = await _page(context, document)
+        content = await _content(context, document)
+        inspect(content, document["mime_type"])
+        await _scan(context, content)
+        page = await _page(content, document)
         await _put(context, document, page, model)
         finished = await context.database.rpc(
             "document_finish", p_id=document_id, p_page_count=_pages(page)
@@ -65,17 +76,35 @@ async def index_document(payload: dict[str, Json], context: TaskContext) -> dict
     return {"result": "ready", "chunks": finished["chunk_count"]}
 
 
-async def _page(context: TaskContext, document: dict[str, Any]) -> Page:
+async def _content(context: TaskContext, document: dict[str, Any]) -> bytes:
     """Raises ParseError, TaskRetryError, TaskRejectedError."""
     try:
         async with open_storage(context.settings, BUCKET) as storage:
-            content = await storage.get(document["storage_path"], max_bytes=MAX_FILE_BYTES)
+            return await storage.get(document["storage_path"], max_bytes=MAX_FILE_BYTES)
     except NoObjectError:
         raise ParseError("empty", "The file is not there, or is too large.") from None
     except StorageError:
         raise TaskRetryError("StorageError", seconds=RETRY_SECONDS) from None
     except SettingsError as error:
         raise TaskRejectedError(str(error)) from None
+
+
+async def _scan(context: TaskContext, content: bytes) -> None:
+    """Raises ParseError (`infected`); TaskRetryError where nobody knows."""
+    if context.settings.clamd is None:
+        return
+    try:
+        found = await scan(*context.settings.clamd, content)
+    except ScanError as error:
+        log_event(logger, logging.WARNING, "document was not scanned", reason=str(error))
+        raise TaskRetryError("ScanError", seconds=RETRY_SECONDS) from None
+    if found is not None:
+        log_event(logger, logging.WARNING, "document is infected", signature=found)
+        raise ParseError("infected", "A virus scanner found something in the file.")
+
+
+async def _page(content: bytes, document: dict[str, Any]) -> Page:
+    """Raises ParseError."""
     reader = PageReader()
     try:
         page = await asyncio.to_thread(
@@ -135,6 +164,10 @@ async def _failed(
     context: TaskContext, document_id: str, code: str, message: str
 ) -> dict[str, Json]:
     await context.database.rpc(
-        "document_fail", p_id=document_id, p_error_code=code, p_error_message=message
+        "document_fail",
+        p_id=document_id,
+        p_error_code=code,
+        p_error_message=message,
+        p_is_file_deleted=code in _DELETED,
     )
     return {"result": "failed", "code": code}

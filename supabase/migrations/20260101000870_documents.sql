@@ -81,7 +81,7 @@ comment on column public.documents.file_size is 'Bytes of the file: as its owner
 comment on column public.documents.storage_path is 'Its object in the bucket "documents": owner, document, name. Set here.';
 comment on column public.documents.state is 'uploading, queued, indexing, ready or failed.';
 comment on column public.documents.progress is 'Per cent of the index done.';
-comment on column public.documents.error_code is 'Why it could not be indexed, as docs/errors.md has it.';
+comment on column public.documents.error_code is 'Why it could not be indexed, as docs/search.md has it.';
 comment on column public.documents.error_message is 'The same for people.';
 comment on column public.documents.page_count is 'Its pages; null where it has none, or before it is indexed.';
 comment on column public.documents.chunk_count is 'Its chunks.';

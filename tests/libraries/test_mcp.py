@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from mcp import Client, StdioServerParameters
+from mcp import Client, MCPError, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
 
@@ -154,9 +154,15 @@ async def test_a_key_that_asks_too_often_is_told_when_to_come_back(
     key = keys.make(keys.person(), scopes=["libraries"], rate_limit_per_minute=2)["key"]
     asked = {"libraryId": library, "query": "beam"}
     async with connected(functions_url, key) as client:
-        results = [await client.call_tool(tools.QUERY, asked) for _ in range(3)]
-    assert [result.is_error for result in results] == [False, False, True]
-    assert "Try again in" in text_of(results[-1])
+        for _ in range(2):
+            assert not (await client.call_tool(tools.QUERY, asked)).is_error
+        with pytest.raises(MCPError) as refusal:
+            await client.call_tool(tools.QUERY, asked)
+        # The connection is as good as before.
+        assert (await client.list_tools()).tools
+    assert "Try again in" in refusal.value.message
+    assert refusal.value.data["code"] == "rate_limited"
+    assert refusal.value.data["retry_after"] > 0
 
 
 async def test_nobody_is_let_in_without_a_credential(functions_url: str) -> None:
@@ -222,6 +228,19 @@ async def test_a_program_of_this_machine_gets_the_same_tools(
         assert "rotate_beam" in text_of(answer)
         unknown = await client.call_tool(tools.QUERY, {"libraryId": "/no/body", "query": "x"})
         assert unknown.is_error
+
+
+async def test_a_limit_is_told_to_the_model_and_the_program_goes_on(
+    functions_url: str, library: str, keys: Keys
+) -> None:
+    key = keys.make(keys.person(), scopes=["libraries"], rate_limit_per_minute=1)["key"]
+    asked = {"libraryId": library, "query": "beam"}
+    async with Client(program(functions_url, key)) as client:
+        assert not (await client.call_tool(tools.QUERY, asked)).is_error
+        refused = await client.call_tool(tools.QUERY, asked)
+        assert refused.is_error
+        assert "Try again in" in text_of(refused)
+        assert (await client.list_tools()).tools
 
 
 @pytest.mark.parametrize(

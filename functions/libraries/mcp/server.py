@@ -8,11 +8,12 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
 
 from functions.chat.api import OriginDep
-from functions.core.errors import OperatorError
+from functions.core.errors import OperatorError, QuernelError, UnauthenticatedError
 from functions.libraries.mcp import tools
+from functions.libraries.mcp.discovery import ProtectedRoute, say_where
+from functions.libraries.mcp.handing import HEARD, Handed, Heard
 from functions.libraries.service import LibraryService
 
 ORIGIN = "quernel.origin"
@@ -33,7 +34,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
 
 
-router = APIRouter(lifespan=_lifespan)
+router = APIRouter(lifespan=_lifespan, route_class=ProtectedRoute)
 
 
 @router.post("/mcp", include_in_schema=False)
@@ -42,18 +43,8 @@ async def mcp(request: Request, origin: OriginDep) -> Response:
     if request.app.state.mcp is None:
         raise OperatorError("mcp_missing", "MCP needs its SDK: pip install 'quernel[libraries]'.")
     request.scope[ORIGIN] = origin
-    return _Handed(request.app.state.mcp.asgi_app)
-
-
-class _Handed(Response):
-    """An answer that another application gives."""
-
-    def __init__(self, app: Any) -> None:  # noqa: ANN401 - an ASGI application
-        super().__init__()
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._app(scope, receive, send)
+    request.scope[HEARD] = Heard()
+    return Handed(request.app.state.mcp.asgi_app)
 
 
 def _manager(app: FastAPI) -> Any:  # noqa: ANN401 - of the SDK, which is an extra
@@ -82,12 +73,21 @@ def _manager(app: FastAPI) -> Any:  # noqa: ANN401 - of the SDK, which is an ext
 
     async def call_tool(context: Any, params: Any) -> Any:  # noqa: ANN401
         service = LibraryService(app.state.database, app.state.settings)
-        origin = context.request.scope[ORIGIN]
+        scope = context.request.scope
+        heard: Heard = scope[HEARD]
         try:
-            text, data = await tools.call_tool(service, origin, params.name, params.arguments or {})
+            text, data = await tools.call_tool(
+                service, scope[ORIGIN], params.name, params.arguments or {}
+            )
         except tools.ToolError as error:
             told = [types.TextContent(type="text", text=str(error))]
             return types.CallToolResult(content=told, is_error=True)
+        except QuernelError as error:
+            if isinstance(error, UnauthenticatedError):
+                say_where(error, app.state.settings)
+            heard.refuse(error, context.request_id)  # the answer becomes that
+            return types.CallToolResult(content=[], is_error=True)
+        heard.rate_limit = data.pop("rate_limit", None)
         told = [types.TextContent(type="text", text=text)]
         return types.CallToolResult(content=told, structured_content=data)
 

@@ -16,7 +16,8 @@ from typing import Any
 
 async def serve(url: str, key: str) -> None:
     """Answer until standard input ends. Raises what the SDK's client raises."""
-    from mcp import Client  # noqa: PLC0415 - an extra
+    import mcp_types as types  # noqa: PLC0415
+    from mcp import Client, MCPError  # noqa: PLC0415 - an extra
     from mcp.client.streamable_http import streamable_http_client  # noqa: PLC0415
     from mcp.server.lowlevel import Server  # noqa: PLC0415
     from mcp.server.stdio import stdio_server  # noqa: PLC0415
@@ -33,7 +34,11 @@ async def serve(url: str, key: str) -> None:
             return await remote.list_tools()
 
         async def call_tool(_: Any, params: Any) -> Any:  # noqa: ANN401
-            return await remote.call_tool(params.name, params.arguments)
+            try:
+                return await remote.call_tool(params.name, params.arguments)
+            except MCPError as error:  # a limit, say: the model can wait, and the program goes on
+                told = [types.TextContent(type="text", text=error.error.message)]
+                return types.CallToolResult(content=told, is_error=True)
 
         server: Any = Server("quernel", on_list_tools=list_tools, on_call_tool=call_tool)
         async with stdio_server() as (reading, writing):
