@@ -6,6 +6,7 @@ and nothing of ours is said in its words; what seems to speak to a model is mark
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -77,6 +78,10 @@ _OF_THE_REQUEST = frozenset({401, 429})
 _KEPT = ("matches", "rate_limit")
 
 
+_END = "-" * 16
+_END_OF_PIECE = re.compile(rf"^[ \t]*{_END}-*[ \t]*$", re.MULTILINE)
+
+
 class ToolError(Exception):
     """What a model is told instead of an answer."""
 
@@ -134,7 +139,7 @@ def _matches(found: Mapping[str, Any]) -> str:
     for match in found["matches"]:
         version = f", version {match['default_version']}" if match.get("default_version") else ""
         lines.append(
-            f"- {match['library_id']} ({match['title']}{version}): "
+            f"- {match['library_id']} ({_line(match['title'])}{version}): "
             f"confidence {match['confidence']}, {match.get('total_chunks', 0)} pieces"
         )
     return "\n".join(lines)
@@ -156,9 +161,16 @@ def _answered(answer: Mapping[str, Any]) -> str:
 
 def _piece(result: Mapping[str, Any]) -> str:
     above = " > ".join(dict.fromkeys([result.get("title") or "", *result.get("headings", [])]))
-    lines = [f"### {above.strip(' >') or 'Documentation'}"]
+    lines = [f"### {_line(above).strip(' >') or 'Documentation'}"]
     if result.get("source_url"):
-        lines.append(f"Source: {result['source_url']}")
+        lines.append(f"Source: {_line(result['source_url'])}")
     if result.get("flags"):
         lines.append(f"Note: screening flagged this piece ({', '.join(result['flags'])}).")
-    return "\n".join([*lines, "", str(result["content"]), "", "----------------"])
+    # A piece that ends itself could go on as if it were the next. A shorter rule means the same.
+    content = _END_OF_PIECE.sub("---", str(result["content"]))
+    return "\n".join([*lines, "", content, "", _END])
+
+
+def _line(text: str) -> str:
+    """On one line: what stands above a piece cannot begin another."""
+    return " ".join(text.split())

@@ -116,7 +116,7 @@ class Git:
             "GIT_NO_LAZY_FETCH": "1",
             "GIT_NO_REPLACE_OBJECTS": "1",
             "HOME": home,
-            "PATH": os.environ.get("PATH", os.defpath),
+            "PATH": os.pathsep.join([str(Path(self._program).parent), os.defpath]),
             "LC_ALL": "C",
         }
 
