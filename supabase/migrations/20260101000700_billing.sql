@@ -121,8 +121,8 @@ insert into public.plans (
   false, false, false, '["chat", "images", "documents"]', 2900, 29000, 2
 ),
 (
-  'business', 'Business', 'For a team, with API keys and workflows.', 500000, 20, 500, 50, 20, 200, 300, 100000, 40, 25000,
-  true, true, true, '["chat", "images", "documents", "api", "workflows", "priority_support"]', 9900, 99000, 3
+  'business', 'Business', 'For a team, with API keys and workflows.', 500000, 20, 500, 50, 20, 200, 300, 100000, 40,
+  25000, true, true, true, '["chat", "images", "documents", "api", "workflows", "priority_support"]', 9900, 99000, 3
 ),
 (
   'enterprise', 'Enterprise', 'Without limits, on request.', -1, -1, -1, -1, -1, -1, -1, -1, -1, 0,

@@ -147,7 +147,7 @@ as $$
 declare
   v_library public.libraries := private.written_library(p_id, null, null, p_actor);
 begin
-  if v_library.source_kind not in ('archive', 'folder') then
+  if v_library.source_kind not in ('archive', 'folder') or v_library.organization_id is not null then
     perform private.fail(409, 'library_is_no_upload', 'Only what was uploaded is uploaded anew.',
       jsonb_build_object('source_kind', v_library.source_kind));
   end if;
@@ -164,7 +164,7 @@ end
 $$;
 
 comment on function backend.library_source_put(text, text, text) is
-'Says that the archive of an uploaded library is another object, and has it crawled, for an operator. The one before is deleted. 409 library_is_no_upload, 404 library_not_found.';
+'Says that the archive of an uploaded library is another object, and has it crawled, for an operator. The one before is deleted. 409 library_is_no_upload, also for what an organization uploads, 404 library_not_found.';
 
 create function backend.library_move(p_id text, p_moved_to text, p_actor text) returns jsonb
 language plpgsql volatile security definer set search_path = ''
