@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 from typing import Any
 
 from functions.chat.model_server import NoAnswerError
@@ -119,7 +121,7 @@ async def _index(
     try:
         await indexer.put(files)
         await indexer.embed()
-        if begun["source_kind"] in _KEPT:
+        if begun["source_kind"] in _KEPT and indexer.result.chunks:
             values["snapshot_path"] = await _keep(context, begun, files, fetched)
     except NoAnswerError as error:
         raise TaskRetryError(error.reason, seconds=RETRY_SECONDS) from None
@@ -150,11 +152,16 @@ async def _begun(context: TaskContext, library_id: str, version: str) -> dict[st
 async def _keep(
     context: TaskContext, begun: dict[str, Any], files: list[SourceFile], fetched: Fetched
 ) -> str:
-    """Put a snapshot where the crawl says that it is. Raises StorageError, TaskRejectedError."""
-    path = f"snapshots{begun['library_id']}/{begun['version_id']}/{begun['crawl']}.tar.gz"
+    """Store a snapshot; where. An attempt that is repeated stores it in the same place.
+
+    Raises StorageError, TaskRejectedError.
+    """
+    content = await asyncio.to_thread(packed, files, fetched.etags)
+    digest = hashlib.sha256(content).hexdigest()[:32]
+    path = f"snapshots{begun['library_id']}/{begun['version_id']}/{digest}.tar.gz"
     try:
         async with open_storage(context.settings, BUCKET) as storage:
-            await storage.put(path, packed(files, fetched.etags), MEDIA_TYPE)
+            await storage.put(path, content, MEDIA_TYPE)
     except SettingsError as error:
         raise TaskRejectedError(str(error)) from None
     return path

@@ -42,16 +42,23 @@ create function private.forget_library_archive() returns trigger
 language plpgsql volatile security definer set search_path = ''
 as $$
 begin
-  perform private.forget_upload('libraries', old.source_url);
+  if old.organization_id is not null then
+    perform private.forget_upload('libraries', old.source_url);
+  elsif not exists (
+    -- Operators name objects as they like.
+    select from public.libraries as l where l.source_kind in ('archive', 'folder') and l.source_url = old.source_url
+  ) then
+    perform private.forget_objects('libraries', array[old.source_url]);
+  end if;
   return null;
 end
 $$;
 
-comment on function private.forget_library_archive() is 'Trigger: with a private library goes the archive that was uploaded for it.';
+comment on function private.forget_library_archive() is 'Trigger: with a library goes the archive that was uploaded for it.';
 
 create trigger libraries_leave_no_archive
 after delete on public.libraries
-for each row when (old.organization_id is not null and old.source_kind = 'archive')
+for each row when (old.source_kind in ('archive', 'folder'))
 execute function private.forget_library_archive();
 
 -- ---------------------------------------------------------------------------------------------------------------

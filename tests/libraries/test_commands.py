@@ -74,6 +74,11 @@ def test_a_folder_is_packed_stored_and_indexed_and_later_anew(
     assert again["source_url"] != row["source_url"]
     told(quernel, "delete", library_id, "--actor", "ada")
     assert shelf.rows("select from public.libraries where id = %s", library_id) == []
+    for path in (row["source_url"], again["source_url"]):
+        assert shelf.rows(
+            "select from private.tasks where kind = 'files_delete' and payload -> 'paths' ? %s",
+            path,
+        )
 
 
 def test_what_is_no_folder_of_documentation_is_refused(
