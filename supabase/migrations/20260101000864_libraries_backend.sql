@@ -54,6 +54,21 @@ $$;
 
 comment on function private.crawl_library(text, timestamptz) is 'Has a library crawled after this transaction, once.';
 
+create function private.next_refresh(p_source_kind text, p_refresh_seconds integer) returns timestamptz
+language plpgsql stable set search_path = ''
+as $$
+begin
+  return case
+    -- What was handed over once does not change by itself.
+    when p_source_kind not in ('archive', 'folder')
+      then now() + make_interval(secs => coalesce(p_refresh_seconds, (private.setting('library_refresh_seconds'))::integer))
+  end;
+end
+$$;
+
+comment on function private.next_refresh(text, integer) is
+'When a library that is crawled now is crawled again; null for one that was uploaded.';
+
 create function private.is_uploaded_by_its_owner(p_source_kind text, p_organization_id uuid) returns boolean
 language plpgsql immutable set search_path = ''
 as $$
@@ -236,8 +251,7 @@ begin
 
   taken as (
     update public.libraries as l
-    set next_refresh_at = now()
-      + make_interval(secs => coalesce(l.refresh_seconds, (private.setting('library_refresh_seconds'))::integer))
+    set next_refresh_at = private.next_refresh(l.source_kind, l.refresh_seconds)
     from due
     where l.id = due.id
     returning l.id
@@ -331,8 +345,7 @@ begin
   end if;
   update public.libraries as l
   set state = 'ready', progress = 100, error_code = null, error_message = null, last_crawled_at = now(),
-    next_refresh_at = now()
-      + make_interval(secs => coalesce(l.refresh_seconds, (private.setting('library_refresh_seconds'))::integer))
+    next_refresh_at = private.next_refresh(l.source_kind, l.refresh_seconds)
   where l.id = v_library.id;
   return '{"is_unchanged": true}';
 end
@@ -348,8 +361,8 @@ begin
   update public.libraries as l
   set state = 'failed', error_code = p_error_code, error_message = left(p_error_message, 500),
     next_refresh_at = case
-      when l.total_versions > 0 and l.source_kind not in ('archive', 'folder')
-        then now() + make_interval(secs => coalesce(l.refresh_seconds, (private.setting('library_refresh_seconds'))::integer))
+      when l.total_versions > 0
+        then coalesce(private.next_refresh(l.source_kind, l.refresh_seconds), l.next_refresh_at)
       else l.next_refresh_at
     end
   where l.id = p_library_id;
@@ -421,19 +434,6 @@ $$;
 
 comment on function private.chunk_hash(text, text[], text) is 'SHA-256 of what the vector of a chunk is made of.';
 
-create function private.text_array(p_list jsonb) returns text[]
-language plpgsql immutable set search_path = ''
-as $$
-begin
-  return case
-    when jsonb_typeof(p_list) = 'array' then array(select e.value from jsonb_array_elements_text(p_list) as e (value))
-    else '{}'
-  end;
-end
-$$;
-
-comment on function private.text_array(jsonb) is 'A JSON list of texts as an array; empty for anything else.';
-
 create function backend.library_chunks_put(p_version_id uuid, p_crawl integer, p_chunks jsonb) returns jsonb
 language plpgsql volatile security definer set search_path = '' set statement_timeout = '5min'
 as $$
@@ -452,7 +452,7 @@ begin
       select distinct on (g.source_path, g.content_hash) g.*
       from (
         select
-          c.*, private.chunk_hash(c.title, private.text_array(c.headings), c.content) as content_hash
+          c.*, private.chunk_hash(c.title, coalesce(private.texts(c.headings), '{}'), c.content) as content_hash
         from jsonb_to_recordset(p_chunks) as c (
           chunk_index integer, source_path text, source_url text, title text, headings jsonb, content text, type text,
           language text, token_count integer, identifiers jsonb, flags jsonb, metadata jsonb
@@ -468,8 +468,8 @@ begin
       )
       select
         v_version.id, v_version.library_id, v_version.organization_id, g.chunk_index, g.source_path, g.source_url,
-        coalesce(g.title, ''), private.text_array(g.headings), g.content, g.type, g.language, g.token_count,
-        g.content_hash, private.text_array(g.identifiers), private.text_array(g.flags), coalesce(g.metadata, '{}'),
+        coalesce(g.title, ''), coalesce(private.texts(g.headings), '{}'), g.content, g.type, g.language, g.token_count,
+        g.content_hash, coalesce(private.texts(g.identifiers), '{}'), coalesce(private.texts(g.flags), '{}'), coalesce(g.metadata, '{}'),
         p_crawl, p_crawl
       from given as g
       -- Two that put the same chunks meet in the same order.
@@ -592,11 +592,7 @@ begin
   select v.* into v_version from public.library_versions as v where v.id = p_version_id;
   update public.libraries as l
   set state = 'ready', progress = 100, last_crawled_at = now(),
-    next_refresh_at = case
-      -- What was handed over once does not change by itself.
-      when l.source_kind in ('archive', 'folder') then null
-      else now() + make_interval(secs => coalesce(l.refresh_seconds, (private.setting('library_refresh_seconds'))::integer))
-    end
+    next_refresh_at = private.next_refresh(l.source_kind, l.refresh_seconds)
   where l.id = v_version.library_id;
   perform private.count_library(v_version.library_id);
   delete from private.library_answers as a where a.library_id = v_version.library_id;

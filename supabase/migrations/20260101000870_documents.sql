@@ -922,7 +922,7 @@ begin
         'document_id', p_id, 'user_id', v_document.user_id, 'organization_id', v_document.organization_id,
         'chunk_index', c.chunk_index, 'page', c.page, 'headings', coalesce(nullif(c.headings, 'null'), '[]'),
         'content', c.content, 'token_count', c.token_count,
-        'content_hash', private.chunk_hash(v_document.name, private.text_array(c.headings), c.content),
+        'content_hash', private.chunk_hash(v_document.name, coalesce(private.texts(c.headings), '{}'), c.content),
         'flags', coalesce(nullif(c.flags, 'null'), '[]'), 'metadata', coalesce(nullif(c.metadata, 'null'), '{}'),
         'embedding', private.padded_vector(c.embedding)::text
       ))).*
