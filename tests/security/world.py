@@ -620,7 +620,9 @@ def subscribe(
     session = stripe.subscribe(session["id"])
     for event in stripe.story_of(session["subscription"]):
         answer = _call(connection, "backend.stripe_event_receive", Jsonb(event), False)
-        assert answer["result"] == "applied", answer
+        assert answer["result"] == "applied", connection.execute(
+            "select last_error from private.stripe_events where id = %s", [event["id"]]
+        ).fetchone()
 
 
 def _call(connection: psycopg.Connection, function: str, *values: Any, **named: Any) -> Any:
