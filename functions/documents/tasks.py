@@ -32,6 +32,9 @@ _FAILS = frozenset({"document_too_large", "invalid_argument"})
 _DELETED = frozenset({"document_refused", "infected"})
 """Codes with which a document loses its file: nobody should have it."""
 
+_AS_TEXT = frozenset({"text/csv", "application/json", "application/yaml"})
+"""Data of somebody's own: of documentation only what describes an interface is read of these."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -106,13 +109,16 @@ async def _scan(context: TaskContext, content: bytes) -> None:
 async def _page(content: bytes, document: dict[str, Any]) -> Page:
     """Raises ParseError."""
     reader = PageReader()
+    name, media_type = document["original_filename"], document["mime_type"]
     try:
-        page = await asyncio.to_thread(
-            reader.read,
-            content,
-            name=document["original_filename"],
-            media_type=document["mime_type"],
-        )
+        try:
+            page = await asyncio.to_thread(reader.read, content, name=name, media_type=media_type)
+        except ParseError as error:
+            if error.code != "unsupported_format" or media_type not in _AS_TEXT:
+                raise
+            page = await asyncio.to_thread(
+                reader.read, content, name=f"{name}.txt", media_type="text/plain"
+            )
     finally:
         await asyncio.to_thread(reader.close)
     if not page.chunks:

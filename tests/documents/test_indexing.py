@@ -124,6 +124,24 @@ async def test_what_cannot_be_read_is_a_state(
     assert (found["state"], found["error_code"]) == ("failed", code)
 
 
+@pytest.mark.parametrize(
+    ("content", "name", "mime_type"),
+    [
+        (b"berth,coins\nNorth,9\nSouth,12\n", "fees.csv", "text/csv"),
+        (b'{"berths": [{"name": "North", "coins": 9}]}', "fees.json", "application/json"),
+        (b"berths:\n- name: North\n  coins: 9\n", "fees.yaml", "application/yaml"),
+    ],
+    ids=["csv", "json", "yaml"],
+)
+async def test_data_is_read_as_text(
+    new_author: NewAuthor, worker: Worker, content: bytes, name: str, mime_type: str
+) -> None:
+    author = new_author()
+    document_id = put(author, content, name, mime_type)
+    assert (await worker.index(document_id))["result"] == "ready"
+    assert "North" in str(author.search("coins"))
+
+
 async def test_one_that_was_deleted_meanwhile_is_over(
     new_author: NewAuthor, worker: Worker
 ) -> None:
