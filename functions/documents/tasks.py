@@ -18,7 +18,7 @@ from functions.libraries.chunking import Chunk
 from functions.libraries.embedding import lexical
 from functions.libraries.embedding.documents import DIMENSIONS, embed_documents
 from functions.libraries.errors import ParseError
-from functions.libraries.indexing import embedded_text, flags_of
+from functions.libraries.indexing import PUT_SECONDS, embedded_text, flags_of
 from functions.libraries.reading import Page, PageReader
 from functions.tasks.context import TaskContext, TaskRejectedError, TaskRetryError
 
@@ -140,8 +140,9 @@ async def _put(
             vectors = await embed_documents(context.settings, model, texts)
             for row, vector in zip(rows, vectors, strict=True):
                 row["embedding"] = list(vector)
-        await context.database.rpc(
+        await context.database.long_rpc(
             "document_chunks_put",
+            PUT_SECONDS,
             p_id=document["id"],
             p_chunks=rows,
             p_progress=100 * (start + len(part)) // len(page.chunks),

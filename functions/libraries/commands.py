@@ -21,6 +21,7 @@ from functions.libraries.fetching import BUCKET
 from functions.libraries.sources.files import Skipped
 from functions.libraries.sources.folder import files_of_folder
 from functions.libraries.sources.snapshots import MEDIA_TYPE, packed
+from functions.libraries.tasks import FINISH_SECONDS
 
 KINDS = ("git", "site", "pypi", "npm", "folder", "archive")
 
@@ -65,8 +66,8 @@ async def delete_library(
     options: argparse.Namespace, _: Settings, database: Database
 ) -> dict[str, Json]:
     """Delete a library with all that was indexed."""
-    deleted: dict[str, Json] = await database.rpc(
-        "library_delete", p_id=options.id, p_actor=options.actor
+    deleted: dict[str, Json] = await database.long_rpc(
+        "library_delete", FINISH_SECONDS, p_id=options.id, p_actor=options.actor
     )
     return deleted
 
@@ -80,8 +81,9 @@ async def reembed_libraries(
         raise CommandFailedError("QUERNEL_DOCUMENTATION_EMBEDDING_MODEL names no model.")
     total, count = 0, 1
     while count:
-        told = await database.rpc(
+        told = await database.long_rpc(
             "libraries_reembed",
+            FINISH_SECONDS,
             p_model=model,
             p_dimensions=lexical.DIMENSIONS if model == lexical.NAME else DIMENSIONS,
         )

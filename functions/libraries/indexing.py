@@ -25,6 +25,9 @@ MOST_CHUNKS = 500
 """Of one call to the database; about a megabyte."""
 
 MOST_VECTORS = 256
+PUT_SECONDS = 300.0
+"""As long as the database takes at most to put chunks, or vectors into their graph."""
+
 READ_SHARE = 70  # per cent of the progress; the rest is for vectors
 FLAGGED_FROM = 0.5
 """Score from which a flag is kept: searches rank down what has one."""
@@ -98,8 +101,9 @@ class Indexer:
             first = first or left
             texts = [embedded_text(one) for one in chunks]
             vectors = await embed_documents(self._settings, found["model"], texts)
-            await self._database.rpc(
+            await self._database.long_rpc(
                 "library_embeddings_put",
+                PUT_SECONDS,
                 p_version_id=self._version.id,
                 p_model=found["model"],
                 p_embeddings=[
@@ -123,8 +127,9 @@ class Indexer:
         return [_row(chunk, file) for chunk in page.chunks if len(chunk.content) <= _MAX_CONTENT]
 
     async def _store(self, rows: list[dict[str, Json]]) -> None:
-        answer = await self._database.rpc(
+        answer = await self._database.long_rpc(
             "library_chunks_put",
+            PUT_SECONDS,
             p_version_id=self._version.id,
             p_crawl=self._version.crawl,
             p_chunks=rows,

@@ -24,6 +24,10 @@ _KEPT = frozenset({"git", "site", "pypi", "npm"})
 """Kinds of sources of which a snapshot is kept; of others the object itself is there."""
 
 
+FINISH_SECONDS = 600.0
+"""As long as the database takes for it at most: the words of all chunks are counted."""
+
+
 async def crawl_library(payload: dict[str, Json], context: TaskContext) -> dict[str, Json]:
     """Fetch the documentation of a library and index it.
 
@@ -127,8 +131,9 @@ async def _index(
         raise TaskRetryError(error.reason, seconds=RETRY_SECONDS) from None
     except StorageError as error:
         raise TaskRetryError(type(error).__name__, seconds=RETRY_SECONDS) from None
-    finished: dict[str, Any] = await context.database.rpc(
+    finished: dict[str, Any] = await context.database.long_rpc(
         "library_version_finish",
+        FINISH_SECONDS,
         p_version_id=begun["version_id"],
         p_crawl=begun["crawl"],
         p_values=values,
