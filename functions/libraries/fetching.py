@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,7 +68,8 @@ async def _fetched(
     kind, address = source["source_kind"], source["source_url"] or ""
     known = source["source_revision"]
     if kind in ("archive", "folder"):
-        return Fetched(ONLY_VERSION, _documentation(await _object(context, address), skipped))
+        content = await _object(context, address)
+        return Fetched(ONLY_VERSION, await asyncio.to_thread(_documentation, content, skipped))
     if kind == "git":
         return await _repository(http, address, known, skipped)
     if kind == "site":
@@ -111,7 +113,7 @@ async def _package(
     content = await archive_of(http, package)
     files = [
         SourceFile(file.path, file.content, package.docs_url or "")
-        for file in _documentation(content, skipped)
+        for file in await asyncio.to_thread(_documentation, content, skipped)
     ]
     return Fetched(package.version, files, package.version)
 
@@ -131,7 +133,7 @@ async def _snapshot(context: TaskContext, path: str | None) -> Snapshot:
     if path is None:
         return Snapshot()
     try:
-        return Snapshot.read(await _object(context, path))
+        return await asyncio.to_thread(Snapshot.read, await _object(context, path))
     except SourceError:
         return Snapshot()
 

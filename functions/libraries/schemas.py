@@ -32,7 +32,7 @@ class QueryRequest(BaseModel):
     library_id: LibraryId
     version: Annotated[str, Field(min_length=1, max_length=50)] | None = None
     type: Literal["snippet", "guide", "api_ref"] | None = None
-    tokens: Annotated[int, Field(strict=True, ge=1)] | None = None
+    tokens: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] | None = None
     limit: Annotated[int, Field(strict=True, ge=1, le=100)] = 20
     flagged: Literal["down", "exclude"] = "down"
     organization: Organization = None

@@ -79,7 +79,7 @@ _KEPT = ("matches", "rate_limit")
 
 
 _END = "-" * 16
-_END_OF_PIECE = re.compile(rf"^[ \t]*{_END}-*[ \t]*$", re.MULTILINE)
+_END_OF_PIECE = re.compile(rf"^[^\w\n`]*{_END}-*[^\w\n`]*$", re.MULTILINE)
 
 
 class ToolError(Exception):
@@ -125,7 +125,7 @@ def _named(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
                 arguments[ours] = given[spelt]
                 break
     tokens = arguments.get("tokens")
-    if (isinstance(tokens, str) and tokens.isdecimal()) or (
+    if (isinstance(tokens, str) and tokens.isdecimal() and len(tokens) <= 9) or (
         isinstance(tokens, float) and tokens.is_integer()
     ):
         arguments["tokens"] = int(tokens)
@@ -167,7 +167,8 @@ def _piece(result: Mapping[str, Any]) -> str:
     if result.get("flags"):
         lines.append(f"Note: screening flagged this piece ({', '.join(result['flags'])}).")
     # A piece that ends itself could go on as if it were the next. A shorter rule means the same.
-    content = _END_OF_PIECE.sub("---", str(result["content"]))
+    lines_of_it = "\n".join(str(result["content"]).splitlines())
+    content = _END_OF_PIECE.sub("---", lines_of_it)
     return "\n".join([*lines, "", content, "", _END])
 
 

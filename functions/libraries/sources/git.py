@@ -52,7 +52,7 @@ class Reference:
     @property
     def version(self) -> str:
         """As a version is named."""
-        return re.sub(r"[^A-Za-z0-9._+-]", "-", self.name)[:50]
+        return re.sub(r"[^A-Za-z0-9._+-]", "-", self.name).lstrip("._+-")[:50] or "HEAD"
 
 
 class Repository:
@@ -109,7 +109,7 @@ class Repository:
             shutil.copyfile, f"{home}/plain/config", f"{home}/repository/config"
         )
         listed = await self._git.run(home, ["ls-tree", "-r", "-z", reference.commit], "repository")
-        wanted = dict(_entries(listed, skipped))
+        wanted = await asyncio.to_thread(lambda: dict(_entries(listed, skipped)))
         if len(wanted) > MAX_FILES:
             skipped.add("bound_reached", len(wanted) - MAX_FILES)
             wanted = dict(list(wanted.items())[:MAX_FILES])

@@ -177,7 +177,7 @@ class Site:
             skipped.add("redirected")
             return ()
         end, response = answer
-        if response.status == 304:
+        if response.status == 304 and end in self._before.etags:
             kept = self._before.files[end]
             self._keep(SourceFile(kept.path, kept.content, end), self._before.etags[end], skipped)
             return links_of(kept.content.decode("utf-8", "replace"), end, place)
