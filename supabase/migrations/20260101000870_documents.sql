@@ -383,6 +383,14 @@ begin
     perform private.fail(400, 'document_too_large', 'The document is too large.',
       jsonb_build_object('maximum', private.setting('document_max_bytes')));
   end if;
+  -- While a worker reads it, nothing is put in between: what it does next would be refused, and nobody would go on.
+  if v_document.state = 'indexing' and exists (
+    select
+    from private.tasks as t
+    where t.kind = 'document_index' and t.key = v_document.id::text and t.status in ('queued', 'running')
+  ) then
+    return private.document_json(v_document);
+  end if;
   update public.documents as d
   set state = 'queued', progress = 0, error_code = null, error_message = null, file_size = coalesce(nullif(v_size, 0), d.file_size)
   where d.id = v_document.id

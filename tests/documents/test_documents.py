@@ -266,6 +266,27 @@ def test_an_index_that_fails_says_why(author: Author) -> None:
     )
 
 
+def test_one_that_is_read_is_not_queued_again(author: Author) -> None:
+    document = author.added()
+    author.upload(document["storage_path"])
+    author.queue(document["id"])
+    shelf = author.shelf
+    shelf.call("backend.document_begin", document["id"], MODEL, 64)
+    with shelf.connection.transaction():
+        task_id = shelf.call(
+            "private.task_enqueue",
+            "document_index",
+            Jsonb({"document_id": document["id"]}),
+            document["id"],
+            p_run_after="2100-01-01",
+        )
+    assert author.uploaded(document["id"]).json()["state"] == "indexing"
+    one = {"chunk_index": 0, "content": "zebra", "token_count": 2}
+    shelf.call("backend.document_chunks_put", document["id"], Jsonb([one]))
+    assert shelf.call("backend.document_finish", document["id"])["state"] == "ready"
+    shelf.rows("delete from private.tasks where id = %s returning id", task_id)
+
+
 @pytest.mark.parametrize("status", ["dead", "cancelled"])
 def test_an_index_ends_with_its_task(author: Author, status: str) -> None:
     document = author.added()
