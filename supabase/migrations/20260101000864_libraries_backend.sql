@@ -171,7 +171,10 @@ begin
     p_actor, 'library_source_put', 'library:' || v_library.id, jsonb_build_object('source_url', v_library.source_url),
     jsonb_build_object('source_url', p_source_url), null
   );
-  if v_library.source_url <> p_source_url then
+  -- Operators name objects as they like: another library may be of the same.
+  if not exists (
+    select from public.libraries as l where l.source_kind in ('archive', 'folder') and l.source_url = v_library.source_url
+  ) then
     perform private.forget_objects('libraries', array[v_library.source_url]);
   end if;
   return jsonb_build_object('library_id', v_library.id, 'task_id', private.crawl_library(v_library.id));

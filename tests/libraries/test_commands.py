@@ -98,6 +98,22 @@ def test_only_uploads_are_put_anew(quernel: Quernel, shelf: Shelf, folder: Path)
     assert (status, "uploaded" in err) == (1, True)
 
 
+def test_an_archive_of_two_libraries_stays_with_the_other(shelf: Shelf) -> None:
+    path = f"archives/{shelf.mark}.zip"
+    first, second = (
+        shelf.add(name, p_source_kind="archive", p_source_url=path) for name in ("one", "two")
+    )
+    for library_id, left in ((first, 0), (second, 1)):
+        with shelf.connection.transaction():
+            shelf.call("backend.library_source_put", library_id, f"{path}.new", "ada")
+            shelf.connection.execute("delete from private.tasks where key = %s", [library_id])
+        tasks = shelf.rows(
+            "select from private.tasks where kind = 'files_delete' and payload -> 'paths' ? %s",
+            path,
+        )
+        assert len(tasks) == left
+
+
 def test_links_are_not_followed_and_bounds_kept(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
