@@ -91,7 +91,7 @@ def forwarders() -> dict[str, set[str]]:
 
 
 def uses() -> Iterator[Use]:
-    callables = {"rpc", *forwarders()}
+    callables = {"rpc", "long_rpc", *forwarders()}
     for where, tree in trees():
         for node in ast.walk(tree):
             if not isinstance(node, ast.Call) or called_name(node) not in callables:
@@ -104,7 +104,7 @@ def uses() -> Iterator[Use]:
                 f"{where}:{node.lineno}",
                 str(node.args[0].value),
                 frozenset(named),
-                is_complete=name == "rpc" and all(k.arg for k in node.keywords),
+                is_complete=name in ("rpc", "long_rpc") and all(k.arg for k in node.keywords),
             )
 
 
