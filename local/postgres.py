@@ -33,7 +33,7 @@ SETTINGS = {
     "unix_socket_directories": "",
     "password_encryption": "scram-sha-256",
     "max_connections": "400",
-    "shared_buffers": "256MB",
+    "shared_buffers": "1GB",  # what is searched among 100,000 chunks fits
     "timezone": "UTC",
     "log_timezone": "UTC",
     "log_line_prefix": "%m [%p] %q%u ",

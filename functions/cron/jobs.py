@@ -164,6 +164,11 @@ CRON_JOBS: Mapping[str, CronJob] = {
         600,
         (Step("library_answers_purge", batch=5000),),
     ),
+    "libraries_expire": CronJob(
+        "Delete libraries whose archive never came",
+        HOUR,
+        (Step("libraries_expire", batch=200),),
+    ),
     "documents_expire": CronJob(
         "Delete documents whose file never came",
         HOUR,

@@ -10,6 +10,7 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, FastAPI, Query, Request
 from starlette.responses import Response
 
+from functions.chat.api import OriginDep
 from functions.core.auth import CurrentPrincipal
 from functions.core.errors import rate_limit_headers
 from functions.core.json import Json, dumps
@@ -106,10 +107,10 @@ async def list_(
     openapi_extra=body_of(SearchRequest, SEARCH_EXAMPLE),
     responses=example("What they say.", FOUND_EXAMPLE),
 )
-async def search(request: Request, caller: CurrentPrincipal, service: ServiceDep) -> Response:
+async def search(request: Request, origin: OriginDep, service: ServiceDep) -> Response:
     """See DocumentService.search."""
     body = await read_json(request, SearchRequest)
-    found, rate_limit = await service.search(caller, body)
+    found, rate_limit = await service.search(origin, body)
     return _json(found, headers=rate_limit_headers(rate_limit))
 
 

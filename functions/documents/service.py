@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
@@ -13,6 +14,7 @@ from functions.core.storage import Storage, StorageNotConfiguredError
 from functions.documents.schemas import DocumentRequest, SearchRequest
 from functions.documents.tasks import MAX_FILE_BYTES
 from functions.libraries.embedding.queries import embed_query
+from functions.libraries.service import client_of
 
 
 class DocumentService:
@@ -77,16 +79,16 @@ class DocumentService:
         return await self._of("document_delete", caller, document_id)
 
     async def search(
-        self, caller: Principal, request: SearchRequest
+        self, origin: Mapping[str, Any], request: SearchRequest
     ) -> tuple[dict[str, Any], dict[str, Any] | None]:
         """Passages for a question, and the key's limit as RateLimit headers tell it.
 
         By words alone where nobody makes a vector now. Raises rate_limited too.
         """
         narrowed = {
-            **caller.arguments,
+            **origin["caller"].arguments,
             "p_document_ids": request.document_ids,
-            "p_organization": request.organization,
+            "p_organization": request.organization or origin["organization"],
         }
         begun = await self._database.rpc("document_search_begin", **narrowed)
         model = begun["embedding_model"]
@@ -100,6 +102,7 @@ class DocumentService:
             p_embedding_model=None if vector is None else model,
             p_flagged=request.flagged,
             p_limit=request.limit,
+            p_client=client_of(origin),
         )
         return found, begun.get("rate_limit")
 

@@ -64,15 +64,18 @@ async def index_document(payload: dict[str, Json], context: TaskContext) -> dict
         page = await _page(content, document)
         await _put(context, document, page, model)
         finished = await context.database.rpc(
-            "document_finish", p_id=document_id, p_page_count=_pages(page)
+            "document_finish",
+            p_id=document_id,
+            p_page_count=_pages(page),
+            p_attempt=document["attempt"],
         )
     except ParseError as error:
-        return await _failed(context, document_id, error.code, error.message)
+        return await _failed(context, document, error.code, error.message)
     except NoAnswerError as error:
         raise TaskRetryError(error.reason, seconds=RETRY_SECONDS) from None
     except QuernelError as error:
         if error.code in _FAILS:
-            return await _failed(context, document_id, error.code, error.message)
+            return await _failed(context, document, error.code, error.message)
         if error.code in ("document_not_found", "document_not_indexing"):
             return {"result": "over"}
         raise
@@ -145,6 +148,7 @@ async def _put(
             PUT_SECONDS,
             p_id=document["id"],
             p_chunks=rows,
+            p_attempt=document["attempt"],
             p_progress=100 * (start + len(part)) // len(page.chunks),
         )
 
@@ -168,11 +172,12 @@ def _pages(page: Page) -> int | None:
 
 
 async def _failed(
-    context: TaskContext, document_id: str, code: str, message: str
+    context: TaskContext, document: dict[str, Any], code: str, message: str
 ) -> dict[str, Json]:
     await context.database.rpc(
         "document_fail",
-        p_id=document_id,
+        p_id=document["id"],
+        p_attempt=document["attempt"],
         p_error_code=code,
         p_error_message=message,
         p_is_file_deleted=code in _DELETED,

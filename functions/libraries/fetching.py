@@ -16,6 +16,7 @@ from functions.libraries.sources.archives import MAX_ARCHIVE_BYTES, files_of_arc
 from functions.libraries.sources.files import Skipped, SourceFile, is_documentation
 from functions.libraries.sources.git import Repository
 from functions.libraries.sources.packages import archive_of, npm_package, python_package
+from functions.libraries.sources.site import SECONDS as SITE_SECONDS
 from functions.libraries.sources.site import Site
 from functions.libraries.sources.snapshots import Snapshot
 from functions.tasks.context import TaskContext, TaskRejectedError, TaskRetryError
@@ -24,6 +25,8 @@ BUCKET = "libraries"
 RETRY_SECONDS = 300.0
 MAX_ATTEMPTS = 5
 """As private.crawl_library() queues the task."""
+
+PRIVATE_SITE_SECONDS = 600.0
 
 ONLY_VERSION = "latest"
 """Of a source that names no version."""
@@ -92,11 +95,16 @@ async def _site(
     context: TaskContext, http: SafeClient, source: dict[str, Any], skipped: Skipped
 ) -> Fetched:
     before = await _snapshot(context, source["snapshot_path"])
-    site = Site(source["source_url"] or "", http, before)
+    site = Site(source["source_url"] or "", http, before, seconds=_site_seconds(source))
     pages = await site.pages(skipped)
     if pages.revision == source["source_revision"]:
         return Fetched(ONLY_VERSION, None, pages.revision)
     return Fetched(ONLY_VERSION, _some(pages.files), pages.revision, pages.etags)
+
+
+def _site_seconds(source: dict[str, Any]) -> float:
+    """Others wait while one is read: a site of one organization less long than one of everybody."""
+    return SITE_SECONDS if source["is_public"] else PRIVATE_SITE_SECONDS
 
 
 async def _package(

@@ -56,10 +56,9 @@ class LibraryService:
         if not answer["is_answered"]:
             model = answer.get("embedding_model")
             vector = await embed_query(self._settings, model, request.query)
-            spent = round((monotonic() - origin["since"]) * 1000)
             answer = await self._database.rpc(
                 "library_query",
-                **asked | {"p_client": asked["p_client"] | {"spent_ms": spent}},
+                **asked | {"p_client": client_of(origin)},
                 p_embedding=vector,
                 p_embedding_model=None if vector is None else model,
             )
@@ -68,9 +67,18 @@ class LibraryService:
 
 def _who(origin: Mapping[str, Any], organization: str | None) -> dict[str, Any]:
     """Who asks, and where from."""
-    client = {"ip": origin["ip"], "user_agent": origin["user_agent"]}
     arguments: dict[str, Any] = origin["caller"].arguments
     return arguments | {
         "p_organization": organization or origin["organization"],
-        "p_client": {name: value for name, value in client.items() if value is not None},
+        "p_client": client_of(origin),
     }
+
+
+def client_of(origin: Mapping[str, Any]) -> dict[str, Any]:
+    """Where a question comes from, and the milliseconds spent on it, for its usage row."""
+    client = {
+        "ip": origin["ip"],
+        "user_agent": origin["user_agent"],
+        "spent_ms": round((monotonic() - origin["since"]) * 1000),
+    }
+    return {name: value for name, value in client.items() if value is not None}

@@ -40,22 +40,35 @@ async def crawl_library(payload: dict[str, Json], context: TaskContext) -> dict[
     source = await context.database.rpc("library_source", p_library_id=library_id)
     if source is None:
         return {"result": "gone"}
+    if payload.get("source_id", source["source_id"]) != source["source_id"]:
+        return {"result": "superseded"}  # by the task of the source that it has now
     if source["embedding_model"] != context.settings.documentation_embedding_model:
         source["source_revision"] = None  # vectors are to be made of it all
+    try:
+        return await _crawl(context, source)
+    except QuernelError as error:
+        if error.code != "crawl_superseded":
+            raise
+        return {"result": "superseded"}
+
+
+async def _crawl(context: TaskContext, source: dict[str, Any]) -> dict[str, Json]:
+    """Raises TaskRetryError, QuernelError: crawl_superseded among others."""
     skipped = Skipped()
     try:
         fetched = await _changed(context, source, skipped)
     except ParseError as error:
         await context.database.rpc(
             "library_fail",
-            p_library_id=library_id,
+            p_library_id=source["library_id"],
+            p_source_id=source["source_id"],
             p_error_code=error.code,
             p_error_message=error.message,
         )
         return {"result": "failed", "code": error.code}
     if fetched is None:
         return {"result": "unchanged"}
-    begun = await _begun(context, library_id, fetched.version)
+    begun = await _begun(context, source, fetched.version)
     indexer = Indexer(context.database, context.settings, Version.read(begun))
     indexer.result.skipped = skipped
     try:
@@ -105,6 +118,7 @@ async def _changed(
     told = await context.database.rpc(
         "library_unchanged",
         p_library_id=source["library_id"],
+        p_source_id=source["source_id"],
         p_version=fetched.version,
         p_source_revision=fetched.revision,
     )
@@ -141,12 +155,13 @@ async def _index(
     return finished
 
 
-async def _begun(context: TaskContext, library_id: str, version: str) -> dict[str, Any]:
+async def _begun(context: TaskContext, source: dict[str, Any], version: str) -> dict[str, Any]:
     model = context.settings.documentation_embedding_model
     dimensions = lexical.DIMENSIONS if model == lexical.NAME else DIMENSIONS
     begun: dict[str, Any] = await context.database.rpc(
         "library_version_begin",
-        p_library_id=library_id,
+        p_library_id=source["library_id"],
+        p_source_id=source["source_id"],
         p_version=version,
         p_embedding_model=model,
         p_dimensions=None if model is None else dimensions,
@@ -176,11 +191,8 @@ async def _ended(
     context: TaskContext, begun: dict[str, Any], error: ParseError | QuernelError
 ) -> dict[str, Json]:
     """End a crawl that cannot be finished. Raises what is no reason for that."""
-    if isinstance(error, QuernelError):
-        if error.code == "crawl_superseded":
-            return {"result": "superseded"}
-        if error.code != "library_is_empty":
-            raise error
+    if isinstance(error, QuernelError) and error.code != "library_is_empty":
+        raise error
     await context.database.rpc(
         "library_version_fail",
         p_version_id=begun["version_id"],

@@ -10,8 +10,8 @@ where p.pronamespace = 'private'::regnamespace
   and p.proname not in (
     -- Policies ask these.
     'active_user_id', 'my_organization_ids', 'my_admin_organization_ids', 'my_statement_account_ids',
-    -- The default of ids that clients leave out.
-    'uuid7',
+    -- The default of ids that clients leave out, and a constraint of what they write.
+    'uuid7', 'json_size',
     -- Functions in public wrap these.
     'accept_invitation', 'answer_tokens', 'api_key_usage', 'cancel_my_generation', 'change_member_role',
     'chunks_answer', 'create_api_key', 'create_my_agent', 'create_my_conversation', 'create_organization',

@@ -99,6 +99,21 @@ comment on function private.setting(text) is 'Value of a setting, null when ther
 -- keeps its plans where an SQL function plans on every call.
 -- ---------------------------------------------------------------------------------------------------------------
 
+create function private.json_size(p_value jsonb) returns bigint
+language plpgsql immutable set search_path = ''
+as $$
+begin
+  -- A number of ten characters, 1e99999, has a hundred thousand digits: it is not written out to be measured.
+  if pg_column_size(p_value) > 1048576 or p_value @? '$.** ? (@ > 1e100 || @ < -1e100)' then
+    return 2147483647;
+  end if;
+  return octet_length(p_value::text);
+end
+$$;
+
+comment on function private.json_size(jsonb) is
+'Bytes of a JSON value as text, for constraints; as good as endless for one of over a mebibyte, or with a number that nobody needs.';
+
 create function private.fail(p_status integer, p_code text, p_message text, p_facts jsonb default '{}')
 returns void
 language plpgsql immutable set search_path = ''

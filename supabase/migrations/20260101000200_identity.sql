@@ -103,7 +103,7 @@ create table public.user_preferences (
     )
   ),
   constraint preference_value_is_an_object check (jsonb_typeof(preference_value) = 'object'),
-  constraint preference_value_is_small check (octet_length(preference_value::text) <= 16384)
+  constraint preference_value_is_small check (private.json_size(preference_value) <= 16384)
 );
 
 comment on table public.user_preferences is 'What a person prefers: one JSON document per topic, read and written by that person alone.';
@@ -142,7 +142,7 @@ create table public.organizations (
     )
   ),
   constraint settings_are_an_object check (jsonb_typeof(settings) = 'object'),
-  constraint settings_are_small check (octet_length(settings::text) <= 16384)
+  constraint settings_are_small check (private.json_size(settings) <= 16384)
 );
 
 comment on table public.organizations is 'People who share resources and a bill. Written through functions only.';
@@ -399,6 +399,8 @@ as $$ select private.require_role(p_user_id, p_organization, '{owner,admin}') $$
 comment on function private.require_admin(uuid, text) is
 'Id of the organization (given by id or slug) the person owns or administers; fails not_a_member, not_an_admin or account_suspended.';
 
+-- Constraints of what clients write ask it.
+grant execute on function private.json_size(jsonb) to authenticated;
 grant execute on function private.active_user_id() to authenticated;
 grant execute on function private.my_organization_ids() to authenticated;
 grant execute on function private.my_admin_organization_ids() to authenticated;

@@ -85,10 +85,10 @@ create table public.models (
   ),
   constraint a_default_model_is_active check (not is_default or is_active),
   constraint capabilities_are_a_small_object check (
-    jsonb_typeof(capabilities) = 'object' and octet_length(capabilities::text) <= 16384
+    jsonb_typeof(capabilities) = 'object' and private.json_size(capabilities) <= 16384
   ),
   constraint metadata_is_a_small_object check (
-    jsonb_typeof(metadata) = 'object' and octet_length(metadata::text) <= 16384
+    jsonb_typeof(metadata) = 'object' and private.json_size(metadata) <= 16384
   )
 );
 
@@ -131,7 +131,7 @@ create table public.user_model_preferences (
   constraint a_person_has_one_preference_per_model primary key (user_id, model_id),
   constraint use_count_is_not_negative check (use_count >= 0),
   constraint default_settings_are_a_small_object check (
-    jsonb_typeof(default_settings) = 'object' and octet_length(default_settings::text) <= 16384
+    jsonb_typeof(default_settings) = 'object' and private.json_size(default_settings) <= 16384
   )
 );
 

@@ -31,6 +31,7 @@ create table private.tasks (
   leased_until timestamptz,
   leased_by text,
   hold_id uuid references private.credit_holds (id),
+  tenant uuid,
   result jsonb,
   last_error text,
   created_at timestamptz not null default now(),
@@ -68,6 +69,7 @@ comment on column private.tasks.lease_token is 'What the worker that has it must
 comment on column private.tasks.leased_until is 'When the sweep may give it to another worker.';
 comment on column private.tasks.leased_by is 'Name of the worker that has it.';
 comment on column private.tasks.hold_id is 'The hold it works under: a lease extends it, a dead task releases it.';
+comment on column private.tasks.tenant is 'The person or organization that it is done for, where those take turns; null for no turns.';
 comment on column private.tasks.result is 'What the handler returned.';
 comment on column private.tasks.last_error is 'Why the last attempt failed, or why it was cancelled.';
 comment on column private.tasks.created_at is 'When it was asked for.';
@@ -79,6 +81,7 @@ create index tasks_to_claim on private.tasks (kind, priority, run_after, id) whe
 create index tasks_to_sweep on private.tasks (leased_until) where status = 'running';
 create index tasks_to_purge on private.tasks (finished_at) where status in ('done', 'cancelled');
 create index tasks_to_count on private.tasks (kind) where status in ('queued', 'running', 'dead');
+create index tasks_by_tenant on private.tasks (tenant, kind, created_at) where tenant is not null;
 create index tasks_by_hold on private.tasks (hold_id) where hold_id is not null;
 create unique index tasks_have_one_key_while_unfinished
 on private.tasks (kind, key) where key is not null and status in ('queued', 'running');
@@ -196,18 +199,28 @@ create function private.task_enqueue(
   p_run_after timestamptz default now(),
   p_max_attempts integer default 8,
   p_hold_id uuid default null,
-  p_priority integer default 100
+  p_priority integer default 100,
+  p_tenant uuid default null
 ) returns uuid
 language plpgsql volatile security definer set search_path = ''
 as $$
 declare
   v_task private.tasks;
+  -- Tenants take turns: the second task of one waits for the first of another, and so on.
+  v_turn integer := case
+    when p_tenant is null then 0
+    else (
+      select least(count(*), 1000)
+      from private.tasks as t
+      where t.tenant = p_tenant and t.kind = p_kind and t.status in ('queued', 'running')
+    )
+  end;
 begin
   loop
-    insert into private.tasks as t (kind, payload, key, run_after, max_attempts, hold_id, priority)
+    insert into private.tasks as t (kind, payload, key, run_after, max_attempts, hold_id, priority, tenant)
     values (
       p_kind, coalesce(p_payload, '{}'::jsonb), p_key, coalesce(p_run_after, now()), p_max_attempts, p_hold_id,
-      p_priority
+      p_priority + v_turn, p_tenant
     )
     on conflict (kind, key) where key is not null and status in ('queued', 'running')
     do update set run_after = excluded.run_after
@@ -233,8 +246,37 @@ begin
 end
 $$;
 
-comment on function private.task_enqueue(text, jsonb, text, timestamptz, integer, uuid, integer) is
-'Asks for work after this transaction. Same kind and key, not finished yet: that task''s id, no second one.';
+comment on function private.task_enqueue(text, jsonb, text, timestamptz, integer, uuid, integer, uuid) is
+'Asks for work after this transaction. Of a tenant, after as many of other tenants as wait of its own. Same kind and key, not finished yet: that task''s id, no second one.';
+
+create function private.require_task_room(p_kind text, p_tenant uuid, p_setting text) returns void
+language plpgsql stable security definer set search_path = ''
+as $$
+declare
+  v_most integer := (private.setting(p_setting))::integer;
+  v_earliest timestamptz;
+begin
+  if v_most < 1 then
+    return;
+  end if;
+  -- Of as many as are allowed the first: when it is a day old, there is room.
+  select t.created_at into v_earliest
+  from private.tasks as t
+  where t.tenant = p_tenant and t.kind = p_kind and t.created_at > now() - interval '1 day'
+  order by t.created_at desc
+  offset v_most - 1
+  limit 1;
+  if v_earliest is not null then
+    perform private.fail(429, 'rate_limited', 'That was asked for too often in a day.', jsonb_build_object(
+      'limit_source', p_setting, 'maximum', v_most,
+      'retry_after', ceil(extract(epoch from v_earliest + interval '1 day' - now()))
+    ));
+  end if;
+end
+$$;
+
+comment on function private.require_task_room(text, uuid, text) is
+'Refuses work of a kind for a tenant that had as much in a day as a setting allows; 0 for no limit. 429 rate_limited.';
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- Kernel: leases

@@ -61,7 +61,7 @@ create table private.notifications (
   constraint an_owner_is_a_user_or_an_organization check (num_nonnulls(user_id, organization_id) = 1),
   constraint key_is_not_empty check (length(key) between 1 and 300),
   constraint facts_are_an_object check (jsonb_typeof(facts) = 'object'),
-  constraint facts_are_small check (octet_length(facts::text) <= 16384)
+  constraint facts_are_small check (private.json_size(facts) <= 16384)
 );
 
 comment on table private.notifications is 'What owners were told: once per owner, template and key. Goes with its owner, and after notification_retention_days.';

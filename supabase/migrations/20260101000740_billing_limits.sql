@@ -79,6 +79,11 @@ begin
   if tg_op = 'UPDATE' and (old.user_id, old.organization_id) is not distinct from (new.user_id, new.organization_id) then
     return new;
   end if;
+  -- Triggers come before row level security. A stranger is refused by that, and learns nothing of the plan.
+  if tg_nargs > 1 and auth.uid() is not null and new.organization_id is not null
+    and not new.organization_id = any(array(select private.my_organization_ids())) then
+    return new;
+  end if;
   perform private.lock_payer(new.user_id, new.organization_id);
   if private.plan_limit(new.user_id, new.organization_id, tg_argv[0]) is null then
     return new;
@@ -96,7 +101,7 @@ end
 $$;
 
 comment on function private.refuse_rows_beyond_plan() is
-'Trigger, with the name of the limit as its argument: refuses a row more of this table than the plan of its payer (columns user_id, organization_id) allows.';
+'Trigger, with the name of the limit as its argument, and "by clients" where those insert the rows themselves, under row level security: refuses a row more of this table than the plan of its payer (columns user_id, organization_id) allows.';
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- Members of an organization

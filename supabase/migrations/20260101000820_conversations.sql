@@ -144,10 +144,10 @@ create table public.messages (
   ),
   constraint parts_are_a_list check (jsonb_typeof(parts) = 'array'),
   constraint metadata_is_a_small_object check (
-    jsonb_typeof(metadata) = 'object' and octet_length(metadata::text) <= 16384
+    jsonb_typeof(metadata) = 'object' and private.json_size(metadata) <= 16384
   ),
   constraint citations_are_a_small_list check (
-    jsonb_typeof(citations) = 'array' and octet_length(citations::text) <= 131072
+    jsonb_typeof(citations) = 'array' and private.json_size(citations) <= 131072
   )
 ) with (fillfactor = 90);
 

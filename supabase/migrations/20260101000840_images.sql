@@ -103,10 +103,10 @@ create table public.image_generations (
     char_length(input_path) <= 500 and input_path !~ '(^|/)\.{0,2}(/|$)' and input_path !~ '[[:cntrl:]\\]'
   ),
   constraint parameters_are_a_small_object check (
-    jsonb_typeof(parameters) = 'object' and octet_length(parameters::text) <= 16384
+    jsonb_typeof(parameters) = 'object' and private.json_size(parameters) <= 16384
   ),
   constraint metadata_is_a_small_object check (
-    jsonb_typeof(metadata) = 'object' and octet_length(metadata::text) <= 16384
+    jsonb_typeof(metadata) = 'object' and private.json_size(metadata) <= 16384
   ),
   constraint credential_is_known check (credential in ('auto', 'own', 'platform', 'own_first')),
   constraint idempotency_key_has_1_to_255_characters check (char_length(idempotency_key) between 1 and 255),
@@ -219,7 +219,7 @@ create table public.generated_images (
   constraint access_count_is_not_negative check (access_count >= 0),
   constraint only_a_public_image_has_a_url check (is_public or num_nonnulls(public_url, thumbnail_url) = 0),
   constraint metadata_is_a_small_object check (
-    jsonb_typeof(metadata) = 'object' and octet_length(metadata::text) <= 16384
+    jsonb_typeof(metadata) = 'object' and private.json_size(metadata) <= 16384
   )
 ) with (fillfactor = 80);
 

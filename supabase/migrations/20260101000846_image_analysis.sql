@@ -12,7 +12,7 @@ create table public.image_analysis (
   created_at timestamptz not null default clock_timestamp(),
   constraint analysis_type_is_known check (analysis_type in ('vision', 'safety', 'style', 'color')),
   constraint analysis_version_has_1_to_100_characters check (char_length(analysis_version) between 1 and 100),
-  constraint raw_response_has_at_most_64_kib check (octet_length(raw_response::text) <= 65536),
+  constraint raw_response_has_at_most_64_kib check (private.json_size(raw_response) <= 65536),
   constraint an_image_is_analysed_once_per_type_and_version unique (image_id, analysis_type, analysis_version)
 );
 

@@ -52,7 +52,7 @@ create table public.prompt_suggestions (
   constraint what_ended_was_used check (completed_count + failed_count <= used_count),
   constraint what_was_used_says_when check ((used_count > 0) = (last_used_at is not null)),
   constraint metadata_is_a_small_object check (
-    jsonb_typeof(metadata) = 'object' and octet_length(metadata::text) <= 4096
+    jsonb_typeof(metadata) = 'object' and private.json_size(metadata) <= 4096
   )
 ) with (fillfactor = 80);
 

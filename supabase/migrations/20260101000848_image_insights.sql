@@ -195,6 +195,7 @@ colors as (
   inner join trends as d on s.subject = d.subject
   cross join lateral unnest(s.color_palette) as c (color)
   group by s.subject, c.color
+  having count(distinct s.user_id) >= (private.setting('trends_min_users'))::integer
 )
 
 select
@@ -224,7 +225,7 @@ comment on column private.community_trends.subject is 'A label.';
 comment on column private.community_trends.usage_count is 'Public images with it.';
 comment on column private.community_trends.avg_nsfw_score is 'Mean of those images.';
 comment on column private.community_trends.common_styles is 'The ten styles that come most often with it, of enough people.';
-comment on column private.community_trends.color_trends is 'The ten colours that come most often with it.';
+comment on column private.community_trends.color_trends is 'The ten colours that come most often with it, of enough people.';
 
 create unique index community_trends_have_one_row_per_subject on private.community_trends (subject);
 create index community_trends_by_count on private.community_trends (usage_count desc);

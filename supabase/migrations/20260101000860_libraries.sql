@@ -24,6 +24,8 @@ insert into private.settings (name, value, description) values
 ('library_resolve_cache_seconds', '300', 'Seconds for which libraries found are given again to the same tenant.'),
 ('library_refresh_seconds', '604800', 'Seconds after which a library is crawled again, unless it says otherwise.'),
 ('library_refresh_min_seconds', '300', 'Seconds from one crawl that the owner of a library asks for to the next.'),
+('library_crawls_per_day', '200', 'Crawls that an organization may ask for in a day; 0 for no limit.'),
+('library_upload_hours', '24', 'Hours after which a library whose archive never came is deleted.'),
 ('library_archive_max_bytes', '268435456', 'Bytes that the archive of a library may have.'),
 ('library_query_tokens', '5000', 'Tokens of an answer from documentation, unless the question says otherwise.'),
 ('library_query_tokens_max', '50000', 'Most tokens of one answer from documentation.');
@@ -55,6 +57,7 @@ create table public.libraries (
   total_snippets integer not null default 0,
   total_tokens bigint not null default 0,
   refresh_seconds integer,
+  source_id uuid not null default private.uuid7(),
   crawl_asked_at timestamptz,
   last_crawled_at timestamptz,
   next_refresh_at timestamptz,
@@ -92,7 +95,7 @@ create table public.libraries (
   constraint refresh_is_at_most_hourly check (refresh_seconds >= 3600),
   constraint a_library_moves_elsewhere check (moved_to <> id),
   constraint metadata_is_a_small_object check (
-    jsonb_typeof(metadata) = 'object' and octet_length(metadata::text) <= 16384
+    jsonb_typeof(metadata) = 'object' and private.json_size(metadata) <= 16384
   )
 ) with (fillfactor = 80);
 
@@ -119,6 +122,7 @@ comment on column public.libraries.total_chunks is 'Chunks of those.';
 comment on column public.libraries.total_snippets is 'Snippets among them.';
 comment on column public.libraries.total_tokens is 'Tokens of all of them.';
 comment on column public.libraries.refresh_seconds is 'Seconds from one crawl to the next; null for library_refresh_seconds.';
+comment on column public.libraries.source_id is 'Identifies what its source is now: another one once it says that it lies elsewhere. A crawl of any other source is not heard.';
 comment on column public.libraries.crawl_asked_at is 'When its owner last asked for a crawl.';
 comment on column public.libraries.last_crawled_at is 'When a crawl last ended well.';
 comment on column public.libraries.next_refresh_at is 'When it is due to be crawled again; null for never.';
@@ -133,6 +137,7 @@ create index libraries_by_name on public.libraries using gin (name_grams);
 create index libraries_by_text on public.libraries
 using gin (to_tsvector('english', title || ' ' || description));
 create index libraries_by_moved_to on public.libraries (moved_to) where moved_to is not null;
+create index libraries_that_never_came on public.libraries (created_at) where state = 'uploading';
 create index libraries_to_refresh on public.libraries (next_refresh_at) where next_refresh_at is not null;
 
 create table public.library_versions (
@@ -260,7 +265,7 @@ create table public.documentation_chunks (
   ),
   constraint a_chunk_is_seen_since_it_came check (added_in >= 1 and seen_in >= added_in),
   constraint metadata_is_a_small_object check (
-    jsonb_typeof(metadata) = 'object' and octet_length(metadata::text) <= 16384
+    jsonb_typeof(metadata) = 'object' and private.json_size(metadata) <= 16384
   )
 ) with (fillfactor = 85);
 
@@ -379,8 +384,14 @@ using (
 create policy "Everybody reads public chunks, members those of their organization"
 on public.documentation_chunks for select to authenticated
 using (
-  (organization_id is null and (select private.active_user_id()) is not null)
-  or organization_id = any(array(select private.my_organization_ids()))
+  (
+    (organization_id is null and (select private.active_user_id()) is not null)
+    or organization_id = any(array(select private.my_organization_ids()))
+  )
+  -- What a crawl puts is not there to be read before the crawl is finished.
+  and added_in <= (
+    select v.crawl from public.library_versions as v where v.id = documentation_chunks.library_version_id
+  )
 );
 
 -- ---------------------------------------------------------------------------------------------------------------

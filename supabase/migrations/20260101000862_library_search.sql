@@ -399,58 +399,20 @@ create function private.word_scores(
 ) returns table (id uuid, score double precision)
 language plpgsql immutable rows 100 set search_path = ''
 as $$
-declare
-  v_term private.search_term;
-  v_words text[];
-  v_weights double precision[];
-  v_beginnings text[];
-  v_beginning_weights double precision[];
 begin
-  foreach v_term in array coalesce(p_terms, '{}') loop
-    if v_term.is_prefix then
-      v_beginnings := v_beginnings || v_term.word;
-      v_beginning_weights := v_beginning_weights || v_term.weight;
-    else
-      v_words := v_words || v_term.word;
-      v_weights := v_weights || v_term.weight;
-    end if;
-  end loop;
   return query
-  with chunks as (
-    select c.id, c.words, c.length from unnest(p_ids, p_words, p_lengths) as c (id, words, length)
-  ),
-
-  found as (
-    select c.id, u.lexeme as word, v_weights[array_position(v_words, u.lexeme)] as weight, u.weights as places
-    from chunks as c
-    cross join lateral unnest(c.words) as u (lexeme, positions, weights)
-    where u.lexeme = any(v_words)
-    union all
-    select c.id, b.word, b.weight, u.weights
-    from chunks as c
-    cross join lateral unnest(c.words) as u (lexeme, positions, weights)
-    cross join unnest(v_beginnings, v_beginning_weights) as b (word, weight)
-    where starts_with(u.lexeme, b.word)
-  ),
-
-  counted as (
-    -- How often it is there: three times for each place in the heading, once in the text, half in names of code, and a
-    -- quarter above the heading, which all chunks of a page share.
-    select f.id, f.weight, max(
-      3 * coalesce(cardinality(array_positions(f.places, 'A')), 0)
-      + 0.25::double precision * coalesce(cardinality(array_positions(f.places, 'B')), 0)
-      + 0.5::double precision * coalesce(cardinality(array_positions(f.places, 'C')), 0)
-      + coalesce(cardinality(array_positions(f.places, 'D')), 0)
-    ) as frequency
-    from found as f
-    group by f.id, f.word, f.weight
-  )
-
   select c.id, coalesce(sum(
-    n.weight * n.frequency * (1.2 + 1) / (n.frequency + 1.2 * (1 - 0.3 + 0.3 * c.length))
-  ), 0)
-  from chunks as c
-  left join counted as n on n.id = c.id
+    t.weight * f.frequency * (1.2 + 1) / (f.frequency + 1.2 * (1 - 0.3 + 0.3 * c.length))
+  ) filter (where f.frequency > 0), 0)
+  from unnest(p_ids, p_words, p_lengths) as c (id, words, length)
+  cross join unnest(p_terms) as t
+  cross join lateral (
+    -- How often it is there. For one word ts_rank_cd() sums the weights of its places: three for each in the heading,
+    -- one in the text, half in names of code, and a quarter above the heading, which all chunks of a page share. It
+    -- takes no weight above 1, hence thirds; and offset 0 has it asked once.
+    select 3 * ts_rank_cd('{0.3333333, 0.1666667, 0.0833333, 1.0}', c.words, t.query)::double precision as frequency
+    offset 0
+  ) as f
   group by c.id;
 end
 $$;
@@ -511,9 +473,13 @@ declare
   v_places constant real[] := '{0.4, 0.2, 0.1, 1.0}';
   v_chunks bigint;
   v_average double precision;
+  v_ids uuid[];
+  v_crawls integer[];
 begin
-  select coalesce(sum(v.total_chunks), 0), greatest(sum(v.total_tokens)::double precision / nullif(sum(v.total_chunks), 0), 1)
-  into v_chunks, v_average
+  select
+    coalesce(sum(v.total_chunks), 0), greatest(sum(v.total_tokens)::double precision / nullif(sum(v.total_chunks), 0), 1),
+    array_agg(v.id), array_agg(v.crawl)
+  into v_chunks, v_average, v_ids, v_crawls
   from public.library_versions as v
   where v.id = any(p_version_ids);
   v_any := private.candidate_terms(v_terms, v_chunks);
@@ -542,10 +508,9 @@ begin
       + case when v_count > 4 then v_weights[5] * ts_rank(v_places, c.words, v_queries[5]) else 0 end
       + case when v_count > 5 then v_weights[6] * ts_rank(v_places, c.words, v_queries[6]) else 0 end as rough
     from public.documentation_chunks as c
-    inner join public.library_versions as v on v.id = c.library_version_id
     where c.words @@ v_any
-      and c.library_version_id = any(p_version_ids)
-      and c.added_in <= v.crawl
+      and c.library_version_id = any(v_ids)
+      and c.added_in <= v_crawls[array_position(v_ids, c.library_version_id)]
       and (p_content_type is null or c.content_type = p_content_type)
       and (p_with_flagged or cardinality(c.flags) = 0)
     limit 2500
@@ -583,13 +548,15 @@ begin
   if jsonb_typeof(p_numbers) = 'array' then
     v_dimensions := jsonb_array_length(p_numbers);
   end if;
-  if v_dimensions between 1 and 1536 and not jsonb_path_exists(p_numbers, '$[*] ? (@.type() != "number")') then
+  -- A number of ten characters may be a hundred thousand digits long: what halfvec could not hold is not written out.
+  if v_dimensions between 1 and 1536
+    and not jsonb_path_exists(p_numbers, '$[*] ? (@.type() != "number" || @ > 65504 || @ < -65504)') then
     if v_dimensions < 1536 then
       return (rtrim(p_numbers::text, ']') || repeat(',0', 1536 - v_dimensions) || ']')::extensions.halfvec(1536);
     end if;
     return p_numbers::text::extensions.halfvec(1536);
   end if;
-  perform private.fail(400, 'invalid_argument', 'A vector is a list of 1 to 1536 numbers.', '{"param": "embedding"}');
+  perform private.fail(400, 'invalid_argument', 'A vector is a list of 1 to 1536 numbers, each within 65504 of 0.', '{"param": "embedding"}');
 end
 $$;
 
@@ -618,7 +585,8 @@ begin
   -- Others' chunks are taken away after the index has found them: it has to go on until there are enough. What it finds
   -- late may be nearer than what it found before, so they are put in order here.
   perform set_config('hnsw.iterative_scan', 'relaxed_order', true);
-  perform set_config('hnsw.ef_search', least(greatest(p_depth, 100), 1000)::text, true);
+  -- What a graph of words misses, words have found: it is not worth the time to look longer.
+  perform set_config('hnsw.ef_search', case when private.vector_share(p_model) < 1 then '100' else '200' end, true);
   perform set_config('hnsw.max_scan_tuples', '100000', true);
   if (select sum(v.total_chunks) from public.library_versions as v where v.id = any(v_ids)) <= 4000 then
     -- So few are looked at one by one: exact, and no slower than to look for them among everybody's.

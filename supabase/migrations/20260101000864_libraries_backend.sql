@@ -42,17 +42,32 @@ $$;
 comment on function private.written_library(text, uuid, text, text) is
 'Locks a library for whoever may change it: an operator, or of a private one an admin of its organization or its key (scope libraries). 404 library_not_found for anybody else.';
 
-create function private.crawl_library(p_library_id text, p_run_after timestamptz default now()) returns uuid
-language plpgsql volatile security definer set search_path = ''
+create function private.crawl_key(p_library public.libraries) returns text
+language plpgsql immutable set search_path = ''
 as $$
 begin
+  return p_library.id || ' ' || p_library.source_id::text;
+end
+$$;
+
+comment on function private.crawl_key(public.libraries) is
+'Key of the task that crawls a library: another one for another source, so that no crawl of the old one stands for it.';
+
+create function private.crawl_library(p_library_id text) returns uuid
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_library public.libraries;
+begin
+  select l.* into v_library from public.libraries as l where l.id = p_library_id;
   return private.task_enqueue(
-    'library_crawl', jsonb_build_object('library_id', p_library_id), p_library_id, p_run_after, 5
+    'library_crawl', jsonb_build_object('library_id', v_library.id, 'source_id', v_library.source_id),
+    private.crawl_key(v_library), now(), 5, p_tenant => v_library.organization_id
   );
 end
 $$;
 
-comment on function private.crawl_library(text, timestamptz) is 'Has a library crawled after this transaction, once.';
+comment on function private.crawl_library(text) is 'Has a library crawled after this transaction, once.';
 
 create function private.next_refresh(p_source_kind text, p_refresh_seconds integer) returns timestamptz
 language plpgsql stable set search_path = ''
@@ -109,6 +124,7 @@ begin
     elsif v_caller.user_id is not null then
       perform private.require_admin(v_caller.user_id, v_organization_id::text);
     end if;
+    perform private.require_task_room('library_crawl', v_organization_id, 'library_crawls_per_day');
     if p_source_kind = 'folder' then
       perform private.fail(400, 'invalid_argument', 'A folder is an operator''s: upload an archive of it.',
         '{"param": "source_kind"}');
@@ -154,7 +170,7 @@ end
 $$;
 
 comment on function backend.library_add(text, text, text, text, jsonb, text, uuid, text, text) is
-'Adds a library and has it crawled: a public one for an operator (p_actor), a private one for an admin of the organization, or its API key. The archive of a private one is to be uploaded first, to upload_path of the answer (library_uploaded). p_values: description, docs_url, aliases, refresh_seconds, metadata; for operators popularity_score and trust_score. 409 library_id_taken, 402 plan_limit_reached, 400 invalid_argument.';
+'Adds a library and has it crawled: a public one for an operator (p_actor), a private one for an admin of the organization, or its API key. The archive of a private one is to be uploaded first, to upload_path of the answer (library_uploaded). p_values: description, docs_url, aliases, refresh_seconds, metadata; for operators popularity_score and trust_score. 409 library_id_taken, 402 plan_limit_reached, 429 rate_limited, 400 invalid_argument.';
 
 create function backend.library_source_put(p_id text, p_source_url text, p_actor text) returns jsonb
 language plpgsql volatile security definer set search_path = ''
@@ -166,7 +182,13 @@ begin
     perform private.fail(409, 'library_is_no_upload', 'Only what was uploaded is uploaded anew.',
       jsonb_build_object('source_kind', v_library.source_kind));
   end if;
-  update public.libraries as l set source_url = p_source_url where l.id = v_library.id;
+  -- A crawl of what was there before is heard no more.
+  update public.libraries as l
+  set source_url = p_source_url, source_id = private.uuid7()
+  where l.id = v_library.id;
+  update public.library_versions as v
+  set next_crawl = null, state = case when v.crawl > 0 then 'ready' else 'queued' end, progress = 0
+  where v.library_id = v_library.id and v.next_crawl is not null;
   perform private.record_operator_action(
     p_actor, 'library_source_put', 'library:' || v_library.id, jsonb_build_object('source_url', v_library.source_url),
     jsonb_build_object('source_url', p_source_url), null
@@ -188,8 +210,11 @@ create function backend.library_move(p_id text, p_moved_to text, p_actor text) r
 language plpgsql volatile security definer set search_path = ''
 as $$
 declare
-  v_library public.libraries := private.written_library(p_id, null, null, p_actor);
+  v_library public.libraries;
 begin
+  -- Two that are to lead to each other are locked in one order, so that the second sees what the first did.
+  perform l.id from public.libraries as l where l.id in (lower(p_id), lower(p_moved_to)) order by l.id for no key update;
+  v_library := private.written_library(p_id, null, null, p_actor);
   -- It leads to one that is there, for everybody who saw the old one, and that leads nowhere else.
   if p_moved_to is not null and not exists (
     select from public.libraries as l
@@ -272,13 +297,33 @@ comment on function backend.libraries_due(integer) is 'Has libraries crawled aga
 -- A crawl
 -- ---------------------------------------------------------------------------------------------------------------
 
-create function backend.library_version_begin(
-  p_library_id text, p_version text, p_embedding_model text default null, p_dimensions integer default null
-) returns jsonb
+create function private.crawled_library(p_library_id text, p_source_id uuid) returns public.libraries
 language plpgsql volatile security definer set search_path = ''
 as $$
 declare
   v_library public.libraries := private.written_library(p_library_id, null, null, 'crawler');
+begin
+  if v_library.source_id <> p_source_id then
+    perform private.fail(409, 'crawl_superseded', 'The source of this library is another one by now.');
+  end if;
+  return v_library;
+end
+$$;
+
+comment on function private.crawled_library(text, uuid) is
+'Locks a library for a crawl of this source; null for whichever it has. 404 library_not_found, 409 crawl_superseded.';
+
+create function backend.library_version_begin(
+  p_library_id text,
+  p_version text,
+  p_embedding_model text default null,
+  p_dimensions integer default null,
+  p_source_id uuid default null
+) returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_library public.libraries := private.crawled_library(p_library_id, p_source_id);
   v_version public.library_versions;
 begin
   insert into public.library_versions as v (library_id, organization_id, version, embedding_model, dimensions, state, next_crawl)
@@ -314,15 +359,16 @@ exception
 end
 $$;
 
-comment on function backend.library_version_begin(text, text, text, integer) is
-'Begins to crawl a version, new or anew: the number of the crawl, and what the source was the last time. Readers see what they saw. An embedding model other than the version''s is filled beside it. 404 library_not_found.';
+comment on function backend.library_version_begin(text, text, text, integer, uuid) is
+'Begins to crawl a version, new or anew: the number of the crawl, and what the source was the last time. Readers see what they saw. An embedding model other than the version''s is filled beside it. 404 library_not_found; 409 crawl_superseded where the source of the library (library_source) is another one by now.';
 
 create function backend.library_source(p_library_id text) returns jsonb
 language sql stable security definer set search_path = ''
 as $$
   -- What it was the last time says nothing while that is not served, or has vectors of another model than it will.
   select jsonb_build_object(
-    'library_id', l.id, 'source_kind', l.source_kind, 'source_url', l.source_url, 'version', v.version,
+    'library_id', l.id, 'source_id', l.source_id, 'source_kind', l.source_kind, 'source_url', l.source_url,
+    'is_public', l.organization_id is null, 'version', v.version,
     'source_revision', v.source_revision, 'snapshot_path', v.snapshot_path, 'embedding_model', v.embedding_model
   )
   from public.libraries as l
@@ -333,11 +379,13 @@ $$;
 comment on function backend.library_source(text) is
 'Where the documentation of a library comes from, and what was crawled of its latest version; null where there is none yet, or it has moved.';
 
-create function backend.library_unchanged(p_library_id text, p_version text, p_source_revision text) returns jsonb
+create function backend.library_unchanged(
+  p_library_id text, p_version text, p_source_revision text, p_source_id uuid default null
+) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
 declare
-  v_library public.libraries := private.written_library(p_library_id, null, null, 'crawler');
+  v_library public.libraries := private.crawled_library(p_library_id, p_source_id);
 begin
   update public.library_versions as v
   set state = 'ready', progress = 100, error_code = null, error_message = null
@@ -354,8 +402,8 @@ begin
 end
 $$;
 
-comment on function backend.library_unchanged(text, text, text) is
-'Says that the source of a version is what was crawled the last time: it is asked again when its time comes. is_unchanged is false where that is not served. 404 library_not_found.';
+comment on function backend.library_unchanged(text, text, text, uuid) is
+'Says that the source of a version is what was crawled the last time: it is asked again when its time comes. is_unchanged is false where that is not served. 404 library_not_found, 409 crawl_superseded.';
 
 create function private.fail_library(p_library_id text, p_error_code text, p_error_message text) returns void
 language plpgsql volatile security definer set search_path = ''
@@ -375,11 +423,13 @@ $$;
 comment on function private.fail_library(text, text, text) is
 'Says why a library could not be crawled. What is served stays, and is crawled again when its time comes.';
 
-create function backend.library_fail(p_library_id text, p_error_code text, p_error_message text) returns jsonb
+create function backend.library_fail(
+  p_library_id text, p_error_code text, p_error_message text, p_source_id uuid default null
+) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
 declare
-  v_library public.libraries := private.written_library(p_library_id, null, null, 'crawler');
+  v_library public.libraries := private.crawled_library(p_library_id, p_source_id);
 begin
   -- A crawl that goes on says itself how it ends.
   if not exists (
@@ -391,8 +441,8 @@ begin
 end
 $$;
 
-comment on function backend.library_fail(text, text, text) is
-'Says why the source of a library could not be fetched, before any version was begun. 404 library_not_found.';
+comment on function backend.library_fail(text, text, text, uuid) is
+'Says why the source of a library could not be fetched, before any version was begun. 404 library_not_found, 409 crawl_superseded.';
 
 create function private.crawled_version(p_version_id uuid, p_crawl integer, p_is_ending boolean)
 returns public.library_versions
@@ -409,6 +459,17 @@ begin
     for no key update of l;
     select v.* into v_version from public.library_versions as v where v.id = p_version_id for update;
   else
+    -- In the order in which whoever deletes one comes: organization, library, version.
+    perform o.id
+    from public.library_versions as v
+    inner join public.organizations as o on o.id = v.organization_id
+    where v.id = p_version_id
+    for key share of o;
+    perform l.id
+    from public.library_versions as v
+    inner join public.libraries as l on l.id = v.library_id
+    where v.id = p_version_id
+    for key share of l;
     -- Several put at the same time; who ends the crawl waits for them.
     select v.* into v_version from public.library_versions as v where v.id = p_version_id for share;
   end if;
@@ -654,7 +715,10 @@ declare
   v_code constant text := 'crawl_given_up';
   v_message constant text := 'It was tried several times, and did not come to an end.';
 begin
-  select l.* into v_library from public.libraries as l where l.id = new.payload ->> 'library_id' for no key update;
+  select l.* into v_library
+  from public.libraries as l
+  where l.id = new.payload ->> 'library_id' and private.crawl_key(l) = new.key
+  for no key update;
   for v_version in
     select v.*
     from public.library_versions as v
@@ -751,7 +815,7 @@ declare
   v_version public.library_versions;
 begin
   -- Nobody puts a chunk meanwhile: whoever does holds the version.
-  select v.* into v_version from public.library_versions as v where v.id = p_version_id for update;
+  select v.* into v_version from public.library_versions as v where v.id = p_version_id for no key update;
   if v_version.next_embedding_model is null
     or private.missing_embeddings(p_version_id, v_version.next_embedding_model) > 0 then
     return false;
@@ -779,7 +843,14 @@ declare
   v_missing bigint;
   v_is_switched boolean := false;
 begin
-  select v.* into v_version from public.library_versions as v where v.id = p_version_id for share;
+  if exists (
+    select from public.library_versions as v where v.id = p_version_id and v.next_embedding_model = p_model
+  ) then
+    -- Whoever stores the last of them has the version searched with them: one after the other.
+    select v.* into v_version from public.library_versions as v where v.id = p_version_id for no key update;
+  else
+    select v.* into v_version from public.library_versions as v where v.id = p_version_id for share;
+  end if;
   if v_version.id is null then
     perform private.fail(404, 'library_version_not_found', 'There is no such version.');
   elsif p_model is null or p_model not in (
@@ -962,6 +1033,7 @@ comment on function private.keep_answer(text, text, text, jsonb, text) is 'Keeps
 create function private.note_tool_use(
   p_caller private.caller,
   p_tool text,
+  p_resource_type text,
   p_library_id text,
   p_query text,
   p_tokens integer,
@@ -977,7 +1049,7 @@ begin
   )
   values (
     private.uuid7(), private.account_id(p_caller.user_id, p_caller.organization_id), p_caller.user_id,
-    p_caller.organization_id, p_caller.api_key_id, p_tool, 'library', 'completed', left(p_library_id, 100),
+    p_caller.organization_id, p_caller.api_key_id, p_tool, p_resource_type, 'completed', left(p_library_id, 100),
     left(p_query, 2000), p_tokens,
     -- What functions/ have spent before they asked, a vector say, and what the answer took.
     round(extract(epoch from clock_timestamp() - p_started_at) * 1000)
@@ -987,8 +1059,8 @@ begin
 end
 $$;
 
-comment on function private.note_tool_use(private.caller, text, text, text, integer, timestamptz, jsonb) is
-'The usage row of a tool that costs nothing: which, of which library, what was asked, how many tokens it answered, in how many milliseconds.';
+comment on function private.note_tool_use(private.caller, text, text, text, text, integer, timestamptz, jsonb) is
+'The usage row of a tool that costs nothing: which, of what (library or document), of which library, what was asked, how many tokens it answered, in how many milliseconds.';
 
 create function backend.library_resolve(
   p_query text,
@@ -1017,7 +1089,7 @@ begin
     perform private.keep_answer(v_key, 'resolve-library-id', null, v_answer, 'library_resolve_cache_seconds');
   end if;
   perform private.note_tool_use(
-    v_caller, 'resolve-library-id', v_answer #>> '{matches,0,library_id}', concat_ws(' ', p_library_name, p_query), 0,
+    v_caller, 'resolve-library-id', 'library', v_answer #>> '{matches,0,library_id}', concat_ws(' ', p_library_name, p_query), 0,
     v_started_at, p_client
   );
   return v_answer || jsonb_build_object('is_cached', v_is_kept) || v_tool.rate_limit;
@@ -1059,7 +1131,7 @@ begin
     end if;
   end if;
   perform private.note_tool_use(
-    v_caller, 'query-docs', v_scope ->> 'library_id', p_query, coalesce((v_answer ->> 'tokens')::integer, 0),
+    v_caller, 'query-docs', 'library', v_scope ->> 'library_id', p_query, coalesce((v_answer ->> 'tokens')::integer, 0),
     v_started_at, p_client
   );
   return coalesce(v_answer || '{"is_cached": true}', v_scope) || '{"is_answered": true}' || v_tool.rate_limit;
@@ -1116,7 +1188,7 @@ begin
     end if;
   end if;
   perform private.note_tool_use(
-    v_caller, 'query-docs', v_scope ->> 'library_id', p_query, coalesce((v_answer ->> 'tokens')::integer, 0),
+    v_caller, 'query-docs', 'library', v_scope ->> 'library_id', p_query, coalesce((v_answer ->> 'tokens')::integer, 0),
     v_started_at, p_client
   );
   return v_answer || '{"is_cached": false, "is_answered": true}';
@@ -1156,9 +1228,9 @@ grant execute on function backend.libraries_reembed(text, integer, integer) to s
 grant execute on function backend.library_delete(text, uuid, text, text) to service_role;
 grant execute on function backend.libraries_due(integer) to service_role;
 grant execute on function backend.library_source(text) to service_role;
-grant execute on function backend.library_unchanged(text, text, text) to service_role;
-grant execute on function backend.library_fail(text, text, text) to service_role;
-grant execute on function backend.library_version_begin(text, text, text, integer) to service_role;
+grant execute on function backend.library_unchanged(text, text, text, uuid) to service_role;
+grant execute on function backend.library_fail(text, text, text, uuid) to service_role;
+grant execute on function backend.library_version_begin(text, text, text, integer, uuid) to service_role;
 grant execute on function backend.library_chunks_put(uuid, integer, jsonb) to service_role;
 grant execute on function backend.library_progress(uuid, integer, integer, text) to service_role;
 grant execute on function backend.library_version_finish(uuid, integer, boolean, jsonb) to service_role;

@@ -3,6 +3,7 @@
 --   library_list, library_read                    what there is, in which state, with its versions
 --   library_upload, library_uploaded              the archive of a private library, put into Storage by its owner
 --   library_refresh                               has a private library crawled again
+--   libraries_expire                              those whose archive never came
 --
 -- The archive of a private library lies where the database says, in the folder of its organization: no organization
 -- can name an object of another, neither here nor by the constraint of the table. It is crawled when its owner has said
@@ -182,6 +183,7 @@ begin
     perform private.fail(429, 'rate_limited', 'This library was to be crawled only just now; wait a little.',
       jsonb_build_object('limit_source', 'library_refresh_min_seconds', 'retry_after', ceil(v_wait)));
   end if;
+  perform private.require_task_room('library_crawl', p_library.organization_id, 'library_crawls_per_day');
   update public.libraries as l
   set state = 'queued', progress = 0, error_code = null, error_message = null, crawl_asked_at = now()
   where l.id = p_library.id
@@ -192,19 +194,21 @@ end
 $$;
 
 comment on function private.ask_for_crawl(public.libraries) is
-'Has a library crawled for its owner, at most once in library_refresh_min_seconds; 429 rate_limited.';
+'Has a library crawled for its owner, at most once in library_refresh_min_seconds, and library_crawls_per_day of all; 429 rate_limited.';
 
-create function private.is_being_crawled(p_library_id text) returns boolean
+create function private.is_being_crawled(p_library public.libraries) returns boolean
 language plpgsql stable security definer set search_path = ''
 as $$
 begin
   return exists (
-    select from private.tasks as t where t.kind = 'library_crawl' and t.key = p_library_id and t.status = 'running'
+    select
+    from private.tasks as t
+    where t.kind = 'library_crawl' and t.key = private.crawl_key(p_library) and t.status = 'running'
   );
 end
 $$;
 
-comment on function private.is_being_crawled(text) is 'Whether a worker reads the source of a library now.';
+comment on function private.is_being_crawled(public.libraries) is 'Whether a worker reads the source of a library now.';
 
 create function backend.library_uploaded(p_id text, p_user_id uuid default null, p_key_hash text default null)
 returns jsonb
@@ -222,7 +226,7 @@ begin
     perform private.fail(409, 'library_not_uploaded', 'The archive of this library is not in Storage yet.');
   elsif v_size > v_most then
     perform private.fail(400, 'library_too_large', 'The archive is too large.', jsonb_build_object('maximum', v_most));
-  elsif private.is_being_crawled(v_library.id) then
+  elsif private.is_being_crawled(v_library) then
     -- The task would be this one, and may have read what was there before.
     perform private.fail(409, 'crawl_in_progress', 'This library is being crawled; try again when that has ended.',
       '{"retry_after": 30}');
@@ -245,7 +249,7 @@ begin
   v_library := private.written_library(p_id, p_user_id, p_key_hash, null);
   if v_library.state = 'uploading' then
     perform private.fail(409, 'library_not_uploaded', 'The archive of this library is not in Storage yet.');
-  elsif private.is_being_crawled(v_library.id) then
+  elsif private.is_being_crawled(v_library) then
     return private.library_answer(v_library);
   end if;
   return private.ask_for_crawl(v_library);
@@ -255,6 +259,30 @@ $$;
 comment on function backend.library_refresh(text, uuid, text) is
 'Has a private library crawled again for an admin of its organization, or its API key; one that is being crawled stays as it is. 404 library_not_found, 409 library_not_uploaded, 429 rate_limited.';
 
+create function backend.libraries_expire(p_limit integer default 200) returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_count integer;
+begin
+  delete from public.libraries as l
+  where l.id in (
+    select o.id
+    from public.libraries as o
+    where o.state = 'uploading'
+      and o.created_at < now() - make_interval(hours => (private.setting('library_upload_hours'))::integer)
+    order by o.created_at
+    limit least(greatest(p_limit, 1), 1000)
+    for update skip locked
+  );
+  get diagnostics v_count = row_count;
+  return jsonb_build_object('count', v_count);
+end
+$$;
+
+comment on function backend.libraries_expire(integer) is 'Deletes libraries whose archive never came.';
+
+grant execute on function backend.libraries_expire(integer) to service_role;
 grant execute on function backend.library_list(uuid, text, text, integer, text) to service_role;
 grant execute on function backend.library_read(text, uuid, text) to service_role;
 grant execute on function backend.library_upload(text, uuid, text) to service_role;

@@ -16,7 +16,8 @@
 insert into private.settings (name, value, description) values
 ('document_max_bytes', '52428800', 'Bytes that a document may have.'),
 ('document_upload_hours', '24', 'Hours after which a document whose file never came is deleted.'),
-('document_max_chunks', '20000', 'Chunks that a document may have.');
+('document_max_chunks', '20000', 'Chunks that a document may have.'),
+('document_indexes_per_day', '2000', 'Times in a day that an owner''s documents are indexed; 0 for no limit.');
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- Tables
@@ -33,6 +34,7 @@ create table public.documents (
   storage_path text not null unique default '',
   state text not null default 'uploading',
   progress smallint not null default 0,
+  attempt integer not null default 0,
   error_code text,
   error_message text,
   page_count integer,
@@ -62,11 +64,13 @@ create table public.documents (
   constraint progress_is_a_percentage check (progress between 0 and 100),
   constraint only_a_failed_document_has_an_error check ((state = 'failed') = (error_code is not null)),
   constraint a_ready_document_was_indexed check (state <> 'ready' or indexed_at is not null),
-  constraint counts_are_not_negative check (chunk_count >= 0 and token_count >= 0 and page_count >= 0),
+  constraint counts_are_not_negative check (
+    chunk_count >= 0 and token_count >= 0 and page_count >= 0 and attempt >= 0
+  ),
   constraint a_model_has_its_dimensions check (num_nonnulls(embedding_model, dimensions) in (0, 2)),
   constraint dimensions_are_between_1_and_1536 check (dimensions between 1 and 1536),
   constraint metadata_is_a_small_object check (
-    jsonb_typeof(metadata) = 'object' and octet_length(metadata::text) <= 16384
+    jsonb_typeof(metadata) = 'object' and private.json_size(metadata) <= 16384
   )
 ) with (fillfactor = 80);
 
@@ -81,6 +85,7 @@ comment on column public.documents.file_size is 'Bytes of the file: as its owner
 comment on column public.documents.storage_path is 'Its object in the bucket "documents": owner, document, name. Set here.';
 comment on column public.documents.state is 'uploading, queued, indexing, ready or failed.';
 comment on column public.documents.progress is 'Per cent of the index done.';
+comment on column public.documents.attempt is 'Number of the latest attempt to index it: what an earlier one says is not heard.';
 comment on column public.documents.error_code is 'Why it could not be indexed, as docs/search.md has it.';
 comment on column public.documents.error_message is 'The same for people.';
 comment on column public.documents.page_count is 'Its pages; null where it has none, or before it is indexed.';
@@ -127,7 +132,7 @@ create table public.document_chunks (
     cardinality(flags) <= 20 and array_to_string(flags, ' ', '?') ~ '^([a-z][a-z0-9_]{0,39}( |$))*$'
   ),
   constraint metadata_is_a_small_object check (
-    jsonb_typeof(metadata) = 'object' and octet_length(metadata::text) <= 16384
+    jsonb_typeof(metadata) = 'object' and private.json_size(metadata) <= 16384
   )
 ) with (fillfactor = 90);
 
@@ -259,7 +264,7 @@ for each row execute function private.place_document();
 -- Not on user_id: erasing an author must not be refused because their organization's plan is full.
 create trigger documents_stay_within_their_plan
 before insert or update of organization_id on public.documents
-for each row execute function private.refuse_rows_beyond_plan('max_documents');
+for each row execute function private.refuse_rows_beyond_plan('max_documents', 'by clients');
 
 create function private.forget_document_file() returns trigger
 language plpgsql volatile security definer set search_path = ''
@@ -328,7 +333,7 @@ create function private.document_json(p_document public.documents) returns jsonb
 language plpgsql stable set search_path = ''
 as $$
 begin
-  return to_jsonb(p_document);
+  return to_jsonb(p_document) - 'attempt';
 end
 $$;
 
@@ -391,19 +396,23 @@ begin
   ) then
     return private.document_json(v_document);
   end if;
+  perform private.require_task_room(
+    'document_index', coalesce(v_document.organization_id, v_document.user_id), 'document_indexes_per_day'
+  );
   update public.documents as d
   set state = 'queued', progress = 0, error_code = null, error_message = null, file_size = coalesce(nullif(v_size, 0), d.file_size)
   where d.id = v_document.id
   returning d.* into v_document;
   perform private.task_enqueue(
-    'document_index', jsonb_build_object('document_id', v_document.id), v_document.id::text, now(), 5
+    'document_index', jsonb_build_object('document_id', v_document.id), v_document.id::text, now(), 5,
+    p_tenant => coalesce(v_document.organization_id, v_document.user_id)
   );
   return private.document_json(v_document);
 end
 $$;
 
 comment on function private.queue_document(public.documents) is
-'Has a document indexed, new or anew, whose file is there; 409 document_not_uploaded, 400 document_too_large.';
+'Has a document indexed, new or anew, whose file is there; 409 document_not_uploaded, 400 document_too_large, 429 rate_limited.';
 
 create function private.my_document_uploaded(p_id uuid) returns jsonb
 language plpgsql volatile security definer set search_path = ''
@@ -420,7 +429,7 @@ language sql volatile set search_path = ''
 as $$ select private.my_document_uploaded(p_id) $$;
 
 comment on function public.document_uploaded(uuid) is
-'Says that the file of one of your documents is in Storage, at its storage_path: it is indexed then, or again. 409 document_not_uploaded, 404 document_not_found.';
+'Says that the file of one of your documents is in Storage, at its storage_path: it is indexed then, or again. 409 document_not_uploaded, 404 document_not_found, 429 rate_limited.';
 
 create function private.find_documents_chunks(
   p_user_id uuid,
@@ -706,7 +715,7 @@ begin
 end
 $$;
 
-comment on function backend.document_uploaded(uuid, uuid, text) is 'Says that the file of a document is in Storage, and has it indexed, or indexed again. 409 document_not_uploaded, 404 document_not_found.';
+comment on function backend.document_uploaded(uuid, uuid, text) is 'Says that the file of a document is in Storage, and has it indexed, or indexed again. 409 document_not_uploaded, 404 document_not_found, 429 rate_limited.';
 
 create function backend.document_read(p_id uuid, p_user_id uuid default null, p_key_hash text default null)
 returns jsonb
@@ -834,14 +843,17 @@ create function backend.document_search(
   p_limit integer default 20,
   p_user_id uuid default null,
   p_key_hash text default null,
-  p_organization text default null
+  p_organization text default null,
+  p_client jsonb default '{}'
 ) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
 declare
+  v_started_at timestamptz := clock_timestamp();
   v_caller private.caller := private.actor(p_user_id, p_key_hash, 'documents', p_organization);
+  v_answer jsonb;
 begin
-  return private.documents_answer(
+  v_answer := private.documents_answer(
     private.find_documents_chunks(
       case when p_organization is null then v_caller.user_id end,
       private.searched_organizations(v_caller, p_organization), p_document_ids, p_query, p_embedding,
@@ -849,12 +861,16 @@ begin
     ),
     p_tokens, p_limit
   );
+  perform private.note_tool_use(
+    v_caller, 'search-documents', 'document', null, p_query, (v_answer ->> 'tokens')::integer, v_started_at, p_client
+  );
+  return v_answer;
 end
 $$;
 
 comment on function backend.document_search(
-  text, uuid[], integer, jsonb, text, text, integer, uuid, text, text
-) is 'Passages for a question, of what the caller may read: their own documents and those of their organizations, or those of one that they name; ids only narrow it.';
+  text, uuid[], integer, jsonb, text, text, integer, uuid, text, text, jsonb
+) is 'Passages for a question, of what the caller may read: their own documents and those of their organizations, or those of one that they name; ids only narrow it. With its usage row; p_client: ip, user_agent, spent_ms.';
 
 create function backend.document_begin(
   p_id uuid, p_embedding_model text default null, p_dimensions integer default null
@@ -865,7 +881,7 @@ declare
   v_document public.documents;
 begin
   update public.documents as d
-  set state = 'indexing', progress = 0, error_code = null, error_message = null, embedding_model = p_embedding_model,
+  set state = 'indexing', progress = 0, attempt = d.attempt + 1, error_code = null, error_message = null, embedding_model = p_embedding_model,
     dimensions = p_dimensions
   where d.id = p_id
     -- What was given up an operator may have tried again.
@@ -876,14 +892,14 @@ begin
   end if;
   -- An attempt that was lost may have left some. Nobody has seen them.
   delete from public.document_chunks as c where c.document_id = p_id;
-  return private.document_json(v_document);
+  return to_jsonb(v_document);
 end
 $$;
 
 comment on function backend.document_begin(uuid, text, integer) is
 'Begins to index a document, anew: everything that a worker needs to know; null where there is nothing to do any more.';
 
-create function private.indexed_document(p_id uuid) returns public.documents
+create function private.indexed_document(p_id uuid, p_attempt integer) returns public.documents
 language plpgsql volatile security definer set search_path = ''
 as $$
 declare
@@ -895,18 +911,24 @@ begin
   elsif v_document.state <> 'indexing' then
     perform private.fail(409, 'document_not_indexing', 'This document is not being indexed.',
       jsonb_build_object('state', v_document.state));
+  elsif v_document.attempt <> p_attempt then
+    perform private.fail(409, 'document_not_indexing', 'This document is being indexed by another attempt.',
+      jsonb_build_object('state', v_document.state, 'attempt', v_document.attempt));
   end if;
   return v_document;
 end
 $$;
 
-comment on function private.indexed_document(uuid) is 'Locks a document that is being indexed. 404 document_not_found, 409 document_not_indexing.';
+comment on function private.indexed_document(uuid, integer) is
+'Locks a document that this attempt indexes, null for whichever does. 404 document_not_found, 409 document_not_indexing.';
 
-create function backend.document_chunks_put(p_id uuid, p_chunks jsonb, p_progress integer default null) returns jsonb
+create function backend.document_chunks_put(
+  p_id uuid, p_chunks jsonb, p_progress integer default null, p_attempt integer default null
+) returns jsonb
 language plpgsql volatile security definer set search_path = '' set statement_timeout = '5min'
 as $$
 declare
-  v_document public.documents := private.indexed_document(p_id);
+  v_document public.documents := private.indexed_document(p_id, p_attempt);
   v_most integer := (private.setting('document_max_chunks'))::integer;
   v_count integer;
   v_constraint text;
@@ -957,14 +979,16 @@ begin
 end
 $$;
 
-comment on function backend.document_chunks_put(uuid, jsonb, integer) is
+comment on function backend.document_chunks_put(uuid, jsonb, integer, integer) is
 'Puts chunks of a document that is being indexed: {chunk_index, page, headings, content, token_count, flags, metadata, embedding}, at most 2,000. Idempotent by chunk_index. 409 document_not_indexing, 404, 400 document_too_large.';
 
-create function backend.document_finish(p_id uuid, p_page_count integer default null) returns jsonb
+create function backend.document_finish(
+  p_id uuid, p_page_count integer default null, p_attempt integer default null
+) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
 declare
-  v_document public.documents := private.indexed_document(p_id);
+  v_document public.documents := private.indexed_document(p_id, p_attempt);
 begin
   update public.documents as d
   set state = 'ready', progress = 100, indexed_at = clock_timestamp(), page_count = p_page_count,
@@ -977,11 +1001,15 @@ begin
 end
 $$;
 
-comment on function backend.document_finish(uuid, integer) is
+comment on function backend.document_finish(uuid, integer, integer) is
 'Ends an index well: the document is searched from now on. 409 document_not_indexing, 404 document_not_found.';
 
 create function backend.document_fail(
-  p_id uuid, p_error_code text, p_error_message text, p_is_file_deleted boolean default false
+  p_id uuid,
+  p_error_code text,
+  p_error_message text,
+  p_is_file_deleted boolean default false,
+  p_attempt integer default null
 ) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
@@ -992,6 +1020,7 @@ begin
   set state = 'failed', error_code = p_error_code, error_message = left(p_error_message, 500), chunk_count = 0,
     token_count = 0
   where d.id = p_id and d.state in ('queued', 'indexing')
+    and (p_attempt is null or d.attempt = p_attempt)
   returning d.* into v_document;
   if v_document.id is not null then
     delete from public.document_chunks as c where c.document_id = p_id;
@@ -1003,7 +1032,7 @@ begin
 end
 $$;
 
-comment on function backend.document_fail(uuid, text, text, boolean) is 'Ends an index that cannot be made: why, for people. A file that nobody should have is deleted.';
+comment on function backend.document_fail(uuid, text, text, boolean, integer) is 'Ends an index that cannot be made: why, for people; what an attempt says that is not the latest is not heard. A file that nobody should have is deleted.';
 
 create function private.end_index_of_task() returns trigger
 language plpgsql volatile security definer set search_path = ''
@@ -1056,12 +1085,12 @@ grant execute on function backend.document_list(uuid, text, text, integer, uuid)
 grant execute on function backend.document_delete(uuid, uuid, text) to service_role;
 grant execute on function backend.document_search_begin(uuid[], uuid, text, text) to service_role;
 grant execute on function backend.document_search(
-  text, uuid[], integer, jsonb, text, text, integer, uuid, text, text
+  text, uuid[], integer, jsonb, text, text, integer, uuid, text, text, jsonb
 ) to service_role;
 grant execute on function backend.document_begin(uuid, text, integer) to service_role;
-grant execute on function backend.document_chunks_put(uuid, jsonb, integer) to service_role;
-grant execute on function backend.document_finish(uuid, integer) to service_role;
-grant execute on function backend.document_fail(uuid, text, text, boolean) to service_role;
+grant execute on function backend.document_chunks_put(uuid, jsonb, integer, integer) to service_role;
+grant execute on function backend.document_finish(uuid, integer, integer) to service_role;
+grant execute on function backend.document_fail(uuid, text, text, boolean, integer) to service_role;
 grant execute on function backend.documents_expire(integer) to service_role;
 
 -- ---------------------------------------------------------------------------------------------------------------

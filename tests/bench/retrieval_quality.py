@@ -88,7 +88,7 @@ def index(
 ) -> dict[Key, str]:
     """Put a library as a crawl does, with lexical vectors; ids of chunks by key of the piece."""
     call(connection, "backend.library_add", library_id, library_id, "folder", p_actor="bench")
-    connection.execute("delete from private.tasks where key = %s", [library_id])
+    connection.execute("delete from private.tasks where split_part(key, ' ', 1) = %s", [library_id])
     begun = call(
         connection,
         "backend.library_version_begin",

@@ -64,7 +64,9 @@ def fill(connection: psycopg.Connection[Any], pieces: Sequence[Piece]) -> dict[s
     versions = {}
     for library_id, count, seed in ((_LARGE, CHUNKS, 1), (_SMALL, CHUNKS // SHARE, 2)):
         call(connection, "backend.library_add", library_id, library_id, "folder", p_actor="bench")
-        connection.execute("delete from private.tasks where key = %s", [library_id])
+        connection.execute(
+            "delete from private.tasks where split_part(key, ' ', 1) = %s", [library_id]
+        )
         started = call(
             connection,
             "backend.library_version_begin",

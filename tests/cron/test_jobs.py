@@ -65,6 +65,7 @@ async def test_intervals_are_those_the_product_promises() -> None:
         "usage_addresses": 3600,
         "libraries_refresh": 600,
         "library_answers_purge": 600,
+        "libraries_expire": 3600,
         "documents_expire": 3600,
         "provider_keys_revalidate": 3600,
         "provider_key_uses_purge": 86_400,

@@ -194,7 +194,7 @@ def test_nobody_adds_for_an_organization_of_others(team: Team, stranger: Door) -
 # What is done ------------------------------------------------------------------------------------
 
 
-def test_a_file_is_uploaded_indexed_and_found(door: Door, stranger: Door) -> None:
+def test_a_file_is_uploaded_indexed_and_found(door: Door, stranger: Door, author: Author) -> None:
     added = add(door)
     where = f"/documents/{added['id']}"
     assert (added["state"], added["upload"]["path"]) == ("uploading", added["storage_path"])
@@ -207,6 +207,13 @@ def test_a_file_is_uploaded_indexed_and_found(door: Door, stranger: Door) -> Non
     [first, *_] = door.post("/documents/search", asked).json()["results"]
     assert (first["document_id"], first["name"]) == (added["id"], "rules.md")
     assert "nine coins" in first["content"]
+    [row] = author.shelf.rows(
+        "select * from public.usage_logs where action = 'search-documents' and user_id = %s",
+        added["user_id"],
+    )
+    assert (row["resource_type"], row["query"]) == ("document", asked["query"])
+    assert row["tokens_returned"] > 0
+    assert row["latency_ms"] is not None
     narrowed = asked | {"document_ids": [added["id"]]}
     assert stranger.post("/documents/search", narrowed).json()["results"] == []
 

@@ -122,6 +122,60 @@ def test_twenty_at_once_are_not_more_than_the_plan_allows(
     assert len(count) == 50
 
 
+def test_a_stranger_does_not_learn_what_an_organizations_plan_allows(
+    author: Author, new_author: NewAuthor
+) -> None:
+    stranger = new_author()
+    organization = author.shelf.organization(author.id)
+    author.shelf.connection.execute(
+        "update public.organizations set plan_id = (select id from public.plans"
+        " where slug = 'free') where id = %s",
+        [organization["id"]],
+    )
+    assert refusal(author.insert(organization_id=organization["id"])) == (
+        402,
+        "plan_limit_reached",
+    )
+    answer = stranger.insert(organization_id=organization["id"])
+    assert (answer.status_code, answer.json()["code"]) == (403, "42501")
+
+
+def test_an_attempt_that_was_overtaken_is_not_heard(author: Author) -> None:
+    document = author.added()
+    assert author.upload(document["storage_path"]).is_success
+    author.queue(document["id"])
+    shelf = author.shelf
+    first = shelf.call("backend.document_begin", document["id"], MODEL, 64)["attempt"]
+    second = shelf.call("backend.document_begin", document["id"], MODEL, 64)["attempt"]
+    assert second == first + 1
+    piece = {"chunk_index": 0, "content": "late", "token_count": 1, "embedding": vector("late")}
+    with pytest.raises(psycopg.Error) as refused:
+        shelf.call("backend.document_chunks_put", document["id"], Jsonb([piece]), p_attempt=first)
+    assert code_of(refused.value) == "document_not_indexing"
+    with pytest.raises(psycopg.Error) as refused:
+        shelf.call("backend.document_finish", document["id"], p_attempt=first)
+    assert code_of(refused.value) == "document_not_indexing"
+    told = shelf.call("backend.document_fail", document["id"], "no_text", "None.", p_attempt=first)
+    assert told["state"] == "gone"
+    shelf.call("backend.document_chunks_put", document["id"], Jsonb([piece]), p_attempt=second)
+    finished = shelf.call("backend.document_finish", document["id"], p_attempt=second)
+    assert (finished["state"], finished["chunk_count"]) == ("ready", 1)
+
+
+def test_documents_are_indexed_so_often_in_a_day(author: Author) -> None:
+    connection, document = author.shelf.connection, author.added()
+    assert author.upload(document["storage_path"]).is_success
+    queue = "select private.queue_document(d) from public.documents as d where d.id = %s"
+    with connection.transaction(force_rollback=True):
+        connection.execute(
+            "update private.settings set value = '1' where name = 'document_indexes_per_day'"
+        )
+        connection.execute(queue, [document["id"]])
+        with pytest.raises(psycopg.Error) as refused, connection.transaction():
+            connection.execute(queue, [document["id"]])
+    assert code_of(refused.value) == "rate_limited"
+
+
 # Whose it is -------------------------------------------------------------------------------------
 
 

@@ -64,7 +64,14 @@ def test_a_trend_is_of_public_images_of_enough_people(books: psycopg.Connection[
         hang(books, user, vision_labels=["secret"])
     for _ in range(10):
         hang(books, users[0], is_public=True, vision_labels=["mine"], style_tags=["signature"])
-        hang(books, users[0], is_public=True, vision_labels=["sea"], style_tags=["signature"])
+        hang(
+            books,
+            users[0],
+            is_public=True,
+            vision_labels=["sea"],
+            style_tags=["signature"],
+            color_palette=["#c0ffee"],
+        )
     for user in users[:5]:
         hang(books, user, is_public=True, vision_labels=["five of them"])
     assert refresh(books) == 2
@@ -75,6 +82,7 @@ def test_a_trend_is_of_public_images_of_enough_people(books: psycopg.Connection[
     assert found["lighthouse"]["color_trends"] == ["#112233"]
     # What one person draws, however often, is not the style of everybody.
     assert found["sea"]["common_styles"] == ["oil"]
+    assert found["sea"]["color_trends"] == ["#112233"]
 
 
 def test_a_trend_is_of_these_days(books: psycopg.Connection[Row]) -> None:

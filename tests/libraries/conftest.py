@@ -84,8 +84,19 @@ class Shelf:
         library_id = f"/{self.mark}/{project}"
         with self.connection.transaction():
             self.call("backend.library_add", library_id, **named)
-            self.connection.execute("delete from private.tasks where key = %s", [library_id])
+            self.connection.execute(
+                "delete from private.tasks where split_part(key, ' ', 1) = %s", [library_id]
+            )
         return library_id
+
+    def crawl_key(self, library_id: str) -> str:
+        """Of the task that crawls the source that it has now."""
+        row = self.connection.execute(
+            "select private.crawl_key(l) as key from public.libraries as l where l.id = %s",
+            [library_id],
+        ).fetchone()
+        assert row is not None
+        return str(row["key"])
 
     def begin(self, library_id: str, version: str = "1.0", **values: Any) -> dict[str, Any]:
         named = {"p_embedding_model": MODEL, "p_dimensions": DIMENSIONS} | values

@@ -165,9 +165,10 @@ async def test_a_key_without_the_scope_is_told_so(
 ) -> None:
     key = keys.make(keys.person(), scopes=["chat"])["key"]
     async with connected(functions_url, key) as client:
-        result = await client.call_tool(tools.QUERY, {"libraryId": library, "query": "beam"})
-    assert result.is_error
-    assert "may not ask libraries" in text_of(result)
+        with pytest.raises(MCPError) as refusal:
+            await client.call_tool(tools.QUERY, {"libraryId": library, "query": "beam"})
+        assert (await client.list_tools()).tools
+    assert refusal.value.data["code"] == "insufficient_scope"
 
 
 async def test_a_key_that_asks_too_often_is_told_when_to_come_back(

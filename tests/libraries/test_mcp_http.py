@@ -367,3 +367,14 @@ async def test_people_have_no_such_headers(wire: Wire, token: str, library: str)
     answer = await wire.post(call(library), token)
     assert answer.status_code == 200
     assert "ratelimit-limit" not in answer.headers
+
+
+async def test_a_key_without_the_scope_is_told_which(wire: Wire, keys: Keys, library: str) -> None:
+    key = keys.make(keys.person(), scopes=["chat"])["key"]
+    answer = await wire.post(call(library), key)
+    assert answer.status_code == 403
+    assert answer.json()["error"]["data"]["code"] == "insufficient_scope"
+    challenge = answer.headers["www-authenticate"]
+    assert challenge.startswith('Bearer error="insufficient_scope", scope="libraries", resource_')
+    # Whoever only asks which tools there are needs no scope.
+    assert (await wire.post(token=key)).status_code == 200

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import uuid
 from collections import Counter
 from dataclasses import replace
 
@@ -154,3 +155,12 @@ def test_eight_workers_never_get_the_same_task(queue: Queue, db: Connect) -> Non
     assert sum(number for _, number in by_worker) == total
     for number in range(WORKERS):
         assert dict(by_worker).get(f"w{number}", 0) == len(claimed[number])
+
+
+def test_tenants_take_turns(queue: Queue) -> None:
+    busy, quiet = str(uuid.uuid4()), str(uuid.uuid4())
+    tasks = [queue.enqueue({"n": n}, tenant=busy) for n in range(4)]
+    late = [queue.enqueue({"n": n}, tenant=quiet) for n in range(2)]
+    nobodys = queue.enqueue({})
+    order = [task["id"] for task in queue.claim(limit=10)]
+    assert order == [tasks[0], late[0], nobodys, tasks[1], late[1], tasks[2], tasks[3]]

@@ -20,6 +20,7 @@ from functions.core.settings import Settings
 
 WELL_KNOWN = "/.well-known/oauth-protected-resource"
 MCP_PATH = "/mcp"
+SCOPE = "libraries"
 
 router = APIRouter()
 
@@ -46,6 +47,14 @@ def say_where(error: UnauthenticatedError, settings: Settings) -> None:
     """Add to a 401 where it is said who gives tokens (RFC 9728, section 5.1)."""
     where = f"{settings.public_url}{WELL_KNOWN}{MCP_PATH}"
     error.headers["WWW-Authenticate"] += f', resource_metadata="{where}"'
+
+
+def say_which_scope(error: QuernelError, settings: Settings) -> None:
+    """Add to a 403 which scope is missing (RFC 6750, section 3.1)."""
+    where = f"{settings.public_url}{WELL_KNOWN}{MCP_PATH}"
+    error.headers["WWW-Authenticate"] = (
+        f'Bearer error="{error.code}", scope="{SCOPE}", resource_metadata="{where}"'
+    )
 
 
 def check_origin(origins: list[str], settings: Settings) -> None:

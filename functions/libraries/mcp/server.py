@@ -12,7 +12,7 @@ from starlette.responses import Response
 from functions.chat.api import OriginDep
 from functions.core.errors import OperatorError, QuernelError, UnauthenticatedError
 from functions.libraries.mcp import tools
-from functions.libraries.mcp.discovery import ProtectedRoute, say_where
+from functions.libraries.mcp.discovery import ProtectedRoute, say_where, say_which_scope
 from functions.libraries.mcp.handing import HEARD, Handed, Heard
 from functions.libraries.service import LibraryService
 
@@ -85,6 +85,8 @@ def _manager(app: FastAPI) -> Any:  # noqa: ANN401 - of the SDK, which is an ext
         except QuernelError as error:
             if isinstance(error, UnauthenticatedError):
                 say_where(error, app.state.settings)
+            elif error.code == tools.INSUFFICIENT_SCOPE:
+                say_which_scope(error, app.state.settings)
             heard.refuse(error, context.request_id)  # the answer becomes that
             return types.CallToolResult(content=[], is_error=True)
         heard.rate_limit = data.pop("rate_limit", None)

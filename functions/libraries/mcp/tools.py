@@ -82,6 +82,9 @@ _END = "-" * 16
 _END_OF_PIECE = re.compile(rf"^[^\w\n`]*{_END}-*[^\w\n`]*$", re.MULTILINE)
 
 
+INSUFFICIENT_SCOPE = "insufficient_scope"
+
+
 class ToolError(Exception):
     """What a model is told instead of an answer."""
 
@@ -109,7 +112,7 @@ async def call_tool(
     except UnstorableTextError:
         raise ToolError("A text holds characters that cannot be searched for.") from None
     except QuernelError as error:
-        if error.status in _OF_THE_REQUEST:
+        if error.status in _OF_THE_REQUEST or error.code == INSUFFICIENT_SCOPE:
             raise
         wait = f" Try again in {error.retry_after} seconds." if error.retry_after else ""
         raise ToolError(f"{_CODES.get(error.status, error.message)}{wait}") from None

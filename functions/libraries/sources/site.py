@@ -75,8 +75,18 @@ class Pages:
 class Site:
     """The site at an https address."""
 
-    def __init__(self, address: str, http: SafeClient, before: Snapshot | None = None) -> None:
-        """`before`: its pages of the last time. Raises QuernelError `url_refused`."""
+    def __init__(
+        self,
+        address: str,
+        http: SafeClient,
+        before: Snapshot | None = None,
+        *,
+        seconds: float = SECONDS,
+    ) -> None:
+        """`before`: its pages of the last time; `seconds`: what is not read by then is left out.
+
+        Raises QuernelError `url_refused`.
+        """
         http.vet(address)
         self._address = address
         self._http = http
@@ -84,7 +94,7 @@ class Site:
         self._etags: dict[str, str] = {}
         self._files: dict[str, SourceFile] = {}
         self._room = MAX_KEPT_BYTES
-        self._ends = time.monotonic() + SECONDS
+        self._ends = time.monotonic() + seconds
 
     async def pages(self, skipped: Skipped) -> Pages:
         """Everything that may be read. Raises SourceError, QuernelError for the first page."""
