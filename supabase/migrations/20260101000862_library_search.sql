@@ -420,7 +420,7 @@ $$;
 comment on function private.word_scores(uuid[], tsvector[], double precision[], private.search_term[]) is
 'How well chunks answer a question, by its words: BM25F (Robertson and Zaragoza, 2009) with k1 = 1.2 and b = 0.3. Lengths are in averages.';
 
-create function private.candidate_terms(p_terms private.search_term[], p_chunks bigint) returns tsquery
+create function private.candidate_query(p_terms private.search_term[], p_chunks bigint) returns tsquery
 language plpgsql immutable set search_path = ''
 as $$
 declare
@@ -455,7 +455,7 @@ begin
 end
 $$;
 
-comment on function private.candidate_terms(private.search_term[], bigint) is
+comment on function private.candidate_query(private.search_term[], bigint) is
 'Which chunks are looked at for a question, about 1,000 of so many: those that have one of its rarest words, or two of its words, or all. Null without a word.';
 
 create function private.text_ranks(
@@ -482,7 +482,7 @@ begin
   into v_chunks, v_average, v_ids, v_crawls
   from public.library_versions as v
   where v.id = any(p_version_ids);
-  v_any := private.candidate_terms(v_terms, v_chunks);
+  v_any := private.candidate_query(v_terms, v_chunks);
   if v_any is not null then
     v_any := coalesce(v_any && v_required, v_any);
   elsif querytree(v_required) <> 'T' then
@@ -550,7 +550,7 @@ begin
   end if;
   -- A number of ten characters may be a hundred thousand digits long: what halfvec could not hold is not written out.
   if v_dimensions between 1 and 1536
-    and not jsonb_path_exists(p_numbers, '$[*] ? (@.type() != "number" || @ > 65504 || @ < -65504)') then
+    and not jsonb_path_exists(p_numbers, '$[*] ? (@.type() != "number" || @.abs() > 65504)') then
     if v_dimensions < 1536 then
       return (rtrim(p_numbers::text, ']') || repeat(',0', 1536 - v_dimensions) || ']')::extensions.halfvec(1536);
     end if;
