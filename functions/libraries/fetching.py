@@ -12,8 +12,9 @@ from functions.core.settings import SettingsError
 from functions.core.storage import NoObjectError, StorageError, open_storage
 from functions.libraries.errors import SourceError
 from functions.libraries.indexing import unique
-from functions.libraries.sources.archives import MAX_ARCHIVE_BYTES, files_of_archive
-from functions.libraries.sources.files import Skipped, SourceFile, is_documentation
+from functions.libraries.sources.archive_reader import documentation_of
+from functions.libraries.sources.archives import MAX_ARCHIVE_BYTES
+from functions.libraries.sources.files import Skipped, SourceFile
 from functions.libraries.sources.git import Repository
 from functions.libraries.sources.packages import archive_of, npm_package, python_package
 from functions.libraries.sources.site import SECONDS as SITE_SECONDS
@@ -147,7 +148,7 @@ async def _snapshot(context: TaskContext, path: str | None) -> Snapshot:
 
 
 def _documentation(content: bytes, skipped: Skipped) -> list[SourceFile]:
-    return _some(unique(files_of_archive(content, is_documentation, skipped)))
+    return _some(unique(documentation_of(content, skipped)))
 
 
 def _some(files: list[SourceFile]) -> list[SourceFile]:

@@ -12,9 +12,10 @@ import pytest
 
 from functions.core.errors import OperatorError
 from functions.libraries import parsing
+from functions.libraries.children.child import MEMORY_BYTES
 from functions.libraries.chunking import chunk
 from functions.libraries.errors import ParseError
-from functions.libraries.reading import MEMORY_BYTES, PageReader
+from functions.libraries.reading import PageReader
 
 PAGE = """\
 ---
@@ -60,9 +61,9 @@ def test_what_is_said_of_a_file_reaches_its_parser(reader: PageReader) -> None:
 
 def test_a_refusal_has_its_code_and_ends_nothing(reader: PageReader) -> None:
     assert code_of(reader, b"%PDF-1.4", "a.pdf") == "broken_file"
-    first = reader._process
+    first = reader.child.process
     assert code_of(reader, b"<div>" * 5_000, "a.html") == "too_deep"
-    assert reader._process is first
+    assert reader.child.process is first
 
 
 def test_a_file_that_takes_too_long_is_given_up_and_the_next_is_read() -> None:
@@ -73,8 +74,8 @@ def test_a_file_that_takes_too_long_is_given_up_and_the_next_is_read() -> None:
 
 def test_a_file_that_ends_the_process_is_given_up_and_the_next_is_read(reader: PageReader) -> None:
     reader.read(PAGE, name="a.md")
-    assert reader._process is not None
-    timer = threading.Timer(0.5, os.kill, (reader._process.pid, signal.SIGSEGV))
+    assert reader.child.process is not None
+    timer = threading.Timer(0.5, os.kill, (reader.child.process.pid, signal.SIGSEGV))
     timer.start()
     assert code_of(reader, SLOW) == "crashed"
     timer.join()
@@ -83,9 +84,9 @@ def test_a_file_that_ends_the_process_is_given_up_and_the_next_is_read(reader: P
 
 def test_a_process_that_died_alone_is_replaced(reader: PageReader) -> None:
     reader.read(PAGE, name="a.md")
-    assert reader._process is not None
-    reader._process.kill()
-    reader._process.wait()
+    assert reader.child.process is not None
+    reader.child.process.kill()
+    reader.child.process.wait()
     assert reader.read(PAGE, name="a.md").title == "T"
 
 
@@ -94,8 +95,8 @@ def test_the_process_has_no_secrets_and_bounds(
 ) -> None:
     monkeypatch.setenv("QUERNEL_MASTER_KEYS", "hush")
     reader.read(PAGE, name="a.md")
-    assert reader._process is not None
-    about = Path("/proc", str(reader._process.pid))
+    assert reader.child.process is not None
+    about = Path("/proc", str(reader.child.process.pid))
     names = {entry.split(b"=")[0] for entry in (about / "environ").read_bytes().split(b"\0")}
     assert names - {b""} == {b"PATH", b"PYTHONHASHSEED", b"LC_ALL"}
     limits = (about / "limits").read_text()
@@ -107,7 +108,7 @@ def test_the_process_has_no_secrets_and_bounds(
 
 def test_closing_ends_the_process(reader: PageReader) -> None:
     reader.read(PAGE, name="a.md")
-    process = reader._process
+    process = reader.child.process
     assert process is not None
     reader.close()
     assert process.poll() is not None

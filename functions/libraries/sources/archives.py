@@ -10,6 +10,7 @@ import bz2
 import gzip
 import io
 import lzma
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -26,6 +27,9 @@ MAX_UNPACKED_BYTES = 1024 * 1024 * 1024
 MAX_KEPT_BYTES = 128 * 1024 * 1024
 MAX_FILE_BYTES = 10 * 1024 * 1024  # as functions/libraries/parsing takes
 MAX_MEMBERS = 200_000
+MAX_DIRECTORY_BYTES = 64 * 1024 * 1024
+"""Of a zip's list of its members, which is read whole: for as many members, of long names."""
+
 MAX_FILES = 20_000
 _PIECE = 64 * 1024
 
@@ -81,6 +85,8 @@ def files_of_archive(content: bytes, is_wanted: IsWanted, skipped: Skipped) -> I
 def _zipped(
     content: bytes, is_wanted: IsWanted, skipped: Skipped, room: _Room
 ) -> Iterator[SourceFile]:
+    if _directory_bytes(content) > MAX_DIRECTORY_BYTES:
+        raise SourceError("too_large", "The archive has too many members.")
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         infos = archive.infolist()
         if len(infos) > MAX_MEMBERS:
@@ -102,6 +108,20 @@ def _zipped(
             if room.unpacked <= 0 or room.files <= 0:
                 skipped.add("bound_reached")
                 return
+
+
+def _directory_bytes(content: bytes) -> int:
+    """What the end of a zip says of the size of its list (APPNOTE.TXT, 4.3.14 and 4.3.16)."""
+    end = content.rfind(b"PK\x05\x06", max(0, len(content) - 65_557))
+    if end < 0 or len(content) < end + 22:
+        return 0
+    size: int = struct.unpack_from("<I", content, end + 12)[0]
+    large = content.rfind(b"PK\x06\x06", max(0, end - 20 - 65_557), end)
+    if large >= 0 and len(content) >= large + 48:
+        size = max(
+            size if size != 0xFFFFFFFF else 0, *struct.unpack_from("<Q", content, large + 40)
+        )
+    return size
 
 
 def _tarred(
