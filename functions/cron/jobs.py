@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from functions.core.database import Database
 from functions.core.errors import QuernelError
 from functions.core.json import Json
+from functions.core.logging import log_event
+
+logger = logging.getLogger(__name__)
 
 MINUTE = 60  # seconds
 HOUR = 60 * MINUTE
@@ -29,11 +33,13 @@ class Step:
 
     With a `batch`, it is called with p_limit until it changes fewer rows than that. With several
     `tries`, a call that did not get its lock (503 `partition_in_use`) is repeated after a pause.
+    `seconds`: as long as the database takes for a call at most, where that is more than usual.
     """
 
     function: str
     batch: int | None = None
     tries: int = 1
+    seconds: float | None = None
 
     async def run(self, database: Database) -> int:
         """Returns the rows changed. Raises QuernelError."""
@@ -52,12 +58,17 @@ class Step:
         while True:
             tries_left -= 1
             try:
-                answer = await database.rpc(self.function, **arguments)
+                if self.seconds is None:
+                    answer = await database.rpc(self.function, **arguments)
+                else:
+                    answer = await database.long_rpc(self.function, self.seconds, **arguments)
             except QuernelError as error:
                 if error.code != "partition_in_use" or tries_left <= 0:
                     raise
                 await asyncio.sleep(error.retry_after or LOCK_PAUSE_SECONDS)
             else:
+                for one in answer.get("wrong", ()):
+                    log_event(logger, logging.ERROR, "invariant does not hold", **one)
                 return int(answer["count"])
 
 
@@ -188,6 +199,21 @@ CRON_JOBS: Mapping[str, CronJob] = {
         "Have a worker compare what Stripe has with what is known of it here",
         DAY,
         (Step("stripe_reconcile_enqueue"),),
+    ),
+    "archive": CronJob(
+        "Put conversations and images aside that nobody has looked at for long",
+        DAY,
+        (Step("conversations_archive", batch=500), Step("images_archive", batch=500)),
+    ),
+    "invariants": CronJob(
+        "Prove what must be true of the whole database",
+        HOUR,
+        (Step("invariants_prove", batch=1, seconds=600.0),),
+    ),
+    "cron_runs_purge": CronJob(
+        "Delete records of these jobs past their retention",
+        DAY,
+        (Step("cron_runs_purge", batch=5000),),
     ),
     "task_purge": CronJob(
         "Delete done and cancelled tasks past their retention",

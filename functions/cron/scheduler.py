@@ -17,9 +17,7 @@ from functions.cron.jobs import CRON_JOBS, CronJob
 logger = logging.getLogger(__name__)
 
 LEASE_SECONDS = 30
-"""How long after a crash a job stays with nobody, at most. One that takes longer may overlap with
-its next run, which does no harm.
-"""
+"""How long after a crash a job stays with nobody, at most. While it runs its lease is renewed."""
 
 MIN_PAUSE_SECONDS = 0.5
 
@@ -53,7 +51,7 @@ class DueJob:
         count: int | None = None
         problem: str | None = None
         try:
-            count = await self.job.run(database)
+            count = await self._leased(database)
         except QuernelError as error:
             problem = f"{error.code}: {error.message}"
         except asyncio.CancelledError:
@@ -76,6 +74,31 @@ class DueJob:
         )
         await self._record(database, count, problem)
         return run
+
+    async def _leased(self, database: Database) -> int:
+        """Do the work, and keep the lease meanwhile: no other run begins before this one ends."""
+        renewing = asyncio.create_task(self._renew(database))
+        try:
+            return await self.job.run(database)
+        finally:
+            renewing.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await renewing
+
+    async def _renew(self, database: Database) -> None:
+        while True:
+            await asyncio.sleep(LEASE_SECONDS / 3)
+            try:
+                await database.rpc(
+                    "cron_renew",
+                    p_name=self.name,
+                    p_lease_token=self.lease_token,
+                    p_lease_seconds=LEASE_SECONDS,
+                )
+            except QuernelError as error:  # tried again; a lost lease is told at the end
+                log_event(
+                    logger, logging.WARNING, "cron lease not kept", job=self.name, code=error.code
+                )
 
     async def _record(self, database: Database, count: int | None, problem: str | None) -> None:
         try:

@@ -2,6 +2,7 @@
 --
 --   private.tasks      work to do: queued → running → done | dead | cancelled, and back to queued to try again
 --   private.cron_jobs  work that comes round: when each job is due, and who runs it now
+--   private.cron_runs  how each run of one ended
 --
 -- A worker claims a task and holds it by a lease: a random token and an end. It renews the lease while it works; a
 -- worker that died lets it lapse, and the sweep puts the task back. Whoever lost a lease can neither renew it nor
@@ -120,12 +121,44 @@ comment on column private.cron_jobs.last_count is 'Rows the latest successful ru
 comment on column private.cron_jobs.last_error is 'Why the latest finished run failed; null when it did not.';
 comment on column private.cron_jobs.updated_at is 'When anything in the row last changed.';
 
+create table private.cron_runs (
+  id uuid primary key,
+  job text not null,
+  worker text not null,
+  started_at timestamptz not null default clock_timestamp(),
+  finished_at timestamptz,
+  seconds numeric(12, 3) generated always as (extract(epoch from finished_at - started_at)) stored,
+  count bigint,
+  error text,
+  constraint job_is_snake_case check (job ~ '^[a-z][a-z0-9_]{0,62}$'),
+  constraint worker_name_is_short check (length(worker) between 1 and 200),
+  constraint a_run_ends_after_it_began check (finished_at >= started_at),
+  constraint only_a_finished_run_has_an_outcome check (finished_at is not null or num_nonnulls(count, error) = 0),
+  constraint count_is_not_negative check (count >= 0),
+  constraint error_is_short check (length(error) between 1 and 2000)
+);
+
+comment on table private.cron_runs is 'Every run of a periodic job: how long it took and what it changed.';
+comment on column private.cron_runs.id is 'Identifies the run: the lease under which it went on.';
+comment on column private.cron_runs.job is 'Which job.';
+comment on column private.cron_runs.worker is 'Name of the worker that ran it.';
+comment on column private.cron_runs.started_at is 'When it began.';
+comment on column private.cron_runs.finished_at is 'When it ended; null while it goes on.';
+comment on column private.cron_runs.seconds is 'How long it took.';
+comment on column private.cron_runs.count is 'Rows it changed; null for one that failed.';
+comment on column private.cron_runs.error is 'Why it failed; null for one that did not.';
+
+create index cron_runs_by_job on private.cron_runs (job, started_at desc);
+create index cron_runs_to_purge on private.cron_runs (started_at);
+create index cron_runs_that_go_on on private.cron_runs (job) where finished_at is null;
+
 -- ---------------------------------------------------------------------------------------------------------------
 -- Row level security: no policy, so nobody but the functions below
 -- ---------------------------------------------------------------------------------------------------------------
 
 alter table private.tasks enable row level security;
 alter table private.cron_jobs enable row level security;
+alter table private.cron_runs enable row level security;
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- Triggers
@@ -146,7 +179,8 @@ for each row execute function private.touch_updated_at();
 insert into private.settings (name, value, description) values
 ('runner_url', 'null', 'URL that pg_net calls when a task is queued, to wake the task runner; null for none.'),
 ('runner_headers', '{}', 'HTTP headers of that call, such as the keys that Modal''s proxy asks for.'),
-('task_retention_days', '14', 'Days that done and cancelled tasks are kept.');
+('task_retention_days', '14', 'Days that done and cancelled tasks are kept.'),
+('cron_run_retention_days', '14', 'Days that runs of periodic jobs are kept.');
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- Kernel: asking for work
@@ -816,13 +850,22 @@ comment on function backend.task_status(text[]) is
 -- ---------------------------------------------------------------------------------------------------------------
 
 create function private.lease_cron_job(p_name text, p_worker text, p_lease_seconds integer) returns uuid
-language sql volatile security definer set search_path = ''
+language plpgsql volatile security definer set search_path = ''
 as $$
+declare
+  v_lease_token uuid;
+begin
   update private.cron_jobs as j
   set lease_token = gen_random_uuid(), leased_until = now() + make_interval(secs => p_lease_seconds),
     leased_by = p_worker, last_started_at = now()
   where j.name = p_name
-  returning j.lease_token
+  returning j.lease_token into v_lease_token;
+  update private.cron_runs as r
+  set finished_at = clock_timestamp(), error = 'the worker was not heard of in its lease'
+  where r.job = p_name and r.finished_at is null;
+  insert into private.cron_runs (id, job, worker) values (v_lease_token, p_name, p_worker);
+  return v_lease_token;
+end
 $$;
 
 comment on function private.lease_cron_job(text, text, integer) is 'Gives a locked job to a worker.';
@@ -892,6 +935,27 @@ $$;
 comment on function backend.cron_start(text, integer, text, integer) is
 'Starts a job for an operator, due or not. 409 cron_job_running while another run has it.';
 
+create function backend.cron_renew(p_name text, p_lease_token uuid, p_lease_seconds integer) returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_until timestamptz;
+begin
+  perform private.require_lease_seconds(p_lease_seconds);
+  update private.cron_jobs as j
+  set leased_until = greatest(j.leased_until, now() + make_interval(secs => p_lease_seconds))
+  where j.name = p_name and j.lease_token = p_lease_token
+  returning j.leased_until into v_until;
+  if v_until is null then
+    perform private.fail(409, 'lease_lost', 'This worker no longer has the job.');
+  end if;
+  return jsonb_build_object('leased_until', v_until);
+end
+$$;
+
+comment on function backend.cron_renew(text, uuid, integer) is
+'Prolongs the lease of a job that goes on, never shortens it. 409 lease_lost.';
+
 create function backend.cron_finish(p_name text, p_lease_token uuid, p_count bigint, p_error text default null)
 returns jsonb
 language plpgsql volatile security definer set search_path = ''
@@ -913,6 +977,10 @@ begin
   if v_due_at is null then
     perform private.fail(409, 'lease_lost', 'This worker no longer has the job.');
   end if;
+  update private.cron_runs as r
+  set finished_at = clock_timestamp(), count = case when nullif(p_error, '') is null then p_count end,
+    error = left(nullif(p_error, ''), 2000)
+  where r.id = p_lease_token and r.finished_at is null;
   return jsonb_build_object('due_at', v_due_at);
 end
 $$;
@@ -940,6 +1008,43 @@ $$;
 comment on function backend.cron_status() is
 'Every periodic job: when it last ran, with what result, and when it is due.';
 
+create function backend.cron_run_list(p_job text default null, p_limit integer default 50) returns jsonb
+language sql stable security definer set search_path = ''
+as $$
+  select coalesce(jsonb_agg(to_jsonb(l) order by l.started_at desc), '[]'::jsonb)
+  from (
+    select r.job, r.worker, r.started_at, r.finished_at, r.seconds, r.count, r.error
+    from private.cron_runs as r
+    where p_job is null or r.job = p_job
+    order by r.started_at desc
+    limit least(greatest(p_limit, 1), 500)
+  ) as l
+$$;
+
+comment on function backend.cron_run_list(text, integer) is 'Runs of periodic jobs, or of one, newest first.';
+
+create function backend.cron_runs_purge(p_limit integer default 5000) returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_count integer;
+begin
+  delete from private.cron_runs as r
+  where r.id in (
+    select o.id
+    from private.cron_runs as o
+    where o.started_at < now() - make_interval(days => (private.setting('cron_run_retention_days'))::integer)
+    order by o.started_at
+    limit least(greatest(p_limit, 1), 50000)
+    for update skip locked
+  );
+  get diagnostics v_count = row_count;
+  return jsonb_build_object('count', v_count);
+end
+$$;
+
+comment on function backend.cron_runs_purge(integer) is 'Deletes runs of periodic jobs past their retention.';
+
 -- ---------------------------------------------------------------------------------------------------------------
 -- Who may call what
 -- ---------------------------------------------------------------------------------------------------------------
@@ -957,6 +1062,9 @@ grant execute on function backend.task_cancel(uuid, text) to service_role;
 grant execute on function backend.task_list(text, text, integer, uuid) to service_role;
 grant execute on function backend.task_status(text[]) to service_role;
 grant execute on function backend.cron_claim(jsonb, text, integer) to service_role;
+grant execute on function backend.cron_renew(text, uuid, integer) to service_role;
+grant execute on function backend.cron_run_list(text, integer) to service_role;
+grant execute on function backend.cron_runs_purge(integer) to service_role;
 grant execute on function backend.cron_start(text, integer, text, integer) to service_role;
 grant execute on function backend.cron_finish(text, uuid, bigint, text) to service_role;
 grant execute on function backend.cron_status() to service_role;

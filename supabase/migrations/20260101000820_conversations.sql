@@ -102,6 +102,8 @@ create index conversations_by_agent on public.conversations (agent_id) where age
 create index conversations_without_a_message on public.conversations (user_id) where message_count = 0;
 create index conversations_of_organizations_without_a_message
 on public.conversations (organization_id) where message_count = 0;
+create index conversations_to_archive
+on public.conversations (coalesce(last_message_at, created_at)) where status = 'active';
 create index conversations_to_purge on public.conversations (deleted_at) where deleted_at is not null;
 
 create table public.messages (

@@ -194,6 +194,7 @@ create table public.generated_images (
   revised_prompt text,
   access_count bigint not null default 0,
   last_accessed_at timestamptz,
+  archived_at timestamptz,
   is_favorite boolean not null default false,
   is_public boolean not null default false,
   metadata jsonb not null default '{}',
@@ -240,6 +241,7 @@ comment on column public.generated_images.seed is 'Where chance began; null wher
 comment on column public.generated_images.revised_prompt is 'What the provider made of the prompt, where it says so.';
 comment on column public.generated_images.access_count is 'Times it was fetched through us.';
 comment on column public.generated_images.last_accessed_at is 'When it was last fetched through us.';
+comment on column public.generated_images.archived_at is 'When it was archived: kept, and not looked for any more. Its owner may clear it.';
 comment on column public.generated_images.is_favorite is 'Whether its owner marked it; kept by user_favorites.';
 comment on column public.generated_images.is_public is 'Whether everybody may see it.';
 comment on column public.generated_images.metadata is 'The client''s own notes, a JSON object of at most 16 KiB.';
@@ -261,6 +263,8 @@ on public.generated_images (organization_id, id desc) where organization_id is n
 create unique index generated_images_by_thumbnail
 on public.generated_images (thumbnail_path) where thumbnail_path is not null;
 create index generated_images_by_generation on public.generated_images (generation_id) where generation_id is not null;
+create index generated_images_to_archive
+on public.generated_images (id) where archived_at is null and not is_favorite and not is_public;
 create index generated_images_of_everybody on public.generated_images (id desc) where is_public;
 create index generated_images_that_are_favorites on public.generated_images (user_id, id desc) where is_favorite;
 
@@ -292,7 +296,7 @@ grant update (metadata) on public.image_generations to authenticated;
 grant select on public.image_generations to service_role;
 
 grant select, delete on public.generated_images to authenticated;
-grant update (is_public, metadata) on public.generated_images to authenticated;
+grant update (is_public, archived_at, metadata) on public.generated_images to authenticated;
 grant select on public.generated_images to service_role;
 
 grant select, delete on public.user_favorites to authenticated;

@@ -18,7 +18,7 @@ insert into private.settings (name, value, description) values
 
 create index generated_images_by_likeness
 on public.generated_images using hnsw (vision_embedding extensions.halfvec_cosine_ops)
-where vision_embedding is not null;
+where vision_embedding is not null and archived_at is null;
 
 create function public.search_similar_images(p_image_id uuid, p_limit integer default 10) returns jsonb
 language plpgsql stable set search_path = ''
@@ -40,7 +40,8 @@ begin
     from (
       select i.id, i.vision_embedding operator(extensions.<=>) v_embedding as distance
       from public.generated_images as i
-      where i.id <> p_image_id and i.vision_embedding is not null and i.vision_embedding_model = v_model
+      where i.id <> p_image_id and i.vision_embedding is not null and i.archived_at is null
+        and i.vision_embedding_model = v_model
       order by i.vision_embedding operator(extensions.<=>) v_embedding
       limit least(greatest(p_limit, 1), 100)
     ) as f
@@ -49,7 +50,7 @@ end
 $$;
 
 comment on function public.search_similar_images(uuid, integer) is
-'Images of yours that are most like one of them, nearest first: image_id and cosine distance. Empty where it was not looked at yet.';
+'Images of yours that are most like one of them, nearest first: image_id and cosine distance; none that is archived. Empty where it was not looked at yet.';
 
 grant execute on function public.search_similar_images(uuid, integer) to authenticated;
 

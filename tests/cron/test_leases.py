@@ -141,3 +141,51 @@ def test_the_table_refuses_half_a_lease(jobs: Jobs, service: Service) -> None:
     with pytest.raises(psycopg.errors.CheckViolation) as caught:
         jobs.change("lease_token = null")
     assert caught.value.diag.constraint_name == "a_lease_is_whole"
+
+
+def test_every_run_is_recorded(service: Service, jobs: Jobs) -> None:
+    def runs() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = service.rpc("cron_run_list", p_job=jobs.name())
+        return found
+
+    (due,) = claim(service, jobs)["due"]
+    [run] = runs()
+    assert (run["worker"], run["finished_at"], run["count"]) == ("w1", None, None)
+    finish(service, jobs, due["lease_token"])
+    [run] = runs()
+    assert (run["count"], run["error"]) == (3, None)
+    assert 0 <= run["seconds"] < 60
+    jobs.change("due_at = now()")
+    (due,) = claim(service, jobs)["due"]
+    finish(service, jobs, due["lease_token"], error="no luck")
+    jobs.change("due_at = now()")
+    claim(service, jobs)
+    jobs.change("leased_until = now() - interval '1 second'")
+    claim(service, jobs)
+    [goes_on, lost, failed, first] = runs()
+    assert goes_on["finished_at"] is None
+    assert "not heard of" in lost["error"]
+    assert (failed["error"], failed["count"]) == ("no luck", None)
+    assert first == run
+
+
+def test_runs_are_deleted_past_their_retention(service: Service, jobs: Jobs) -> None:
+    (due,) = claim(service, jobs)["due"]
+    finish(service, jobs, due["lease_token"])
+    jobs.connection.execute(
+        "update private.cron_runs set started_at = now() - interval '15 days' where job = %s",
+        [jobs.name()],
+    )
+    assert service.rpc("cron_runs_purge")["count"] >= 1
+    assert service.rpc("cron_run_list", p_job=jobs.name()) == []
+
+
+def test_a_lease_is_prolonged_by_whoever_has_it(service: Service, jobs: Jobs) -> None:
+    (due,) = claim(service, jobs)["due"]
+    jobs.change("leased_until = now() + interval '1 second'")
+    renewed = {"p_name": jobs.name(), "p_lease_seconds": 600}
+    service.rpc("cron_renew", **renewed, p_lease_token=due["lease_token"])
+    assert (jobs.row()["leased_until"] - jobs.row()["last_started_at"]).total_seconds() > 500
+    with pytest.raises(ServiceError) as refused:
+        service.rpc("cron_renew", **renewed, p_lease_token=str(uuid.uuid4()))
+    assert refused.value.code == "lease_lost"

@@ -9,6 +9,7 @@ import pytest
 
 from functions.core.database import Database
 from functions.core.errors import QuernelError
+from functions.cron import scheduler
 from functions.cron.jobs import CronJob, Step
 from functions.cron.scheduler import claim_due, run_due, run_now
 from tests.cron.conftest import Jobs
@@ -129,6 +130,27 @@ async def test_a_job_that_is_stopped_can_start_again_soon(database: Database, jo
         await round_
     row = jobs.row()
     assert (row["lease_token"], row["last_error"]) == (None, "stopped")
+
+
+async def test_a_job_that_takes_long_is_not_begun_a_second_time(
+    database: Database, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduler, "LEASE_SECONDS", 1)
+    runs = 0
+
+    async def work() -> int:
+        nonlocal runs
+        runs += 1
+        for _ in range(5):  # longer than a lease, and due again all the time
+            await asyncio.sleep(0.5)
+            jobs.change("due_at = now() - interval '1 minute'")
+            again, _ = await claim_due(database, worker="other", jobs=mine)
+            assert again == []
+        return 1
+
+    mine = {jobs.name(): Scripted(3600, work)}
+    [run] = await run_due(database, worker="test", jobs=mine)
+    assert (run.error, run.count, runs) == (None, 1, 1)
 
 
 async def test_the_scheduler_knows_when_to_look_again(database: Database, jobs: Jobs) -> None:

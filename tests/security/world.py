@@ -44,6 +44,9 @@ ROWS: dict[str, dict[str, LiteralString]] = {
         "organization": "user_id = %(founder)s",
     },
     "private.cron_jobs": {"shared": "name = %(job)s"},
+    "private.cron_runs": {"shared": "job = %(job)s"},
+    "private.invariants": {"shared": "name = %(invariant)s"},
+    "private.invariant_findings": {"shared": "invariant = %(invariant)s"},
     "private.documentation_embeddings": {
         "organization": "library_version_id = %(organization_version)s",
         "shared": "library_version_id = %(version)s",
@@ -273,6 +276,7 @@ def build(connection: psycopg.Connection) -> World:
     ids |= {
         "model": MODEL,
         "job": f"job_{mark}",
+        "invariant": f"999_{mark}",
         "operator": f"operator {mark}",
         "event": f"evt_{mark}",
         "charge": f"ch_{mark}",
@@ -332,6 +336,12 @@ def build(connection: psycopg.Connection) -> World:
     )
     _reckon(connection, ids["founder"])
     _call(connection, "backend.cron_claim", Jsonb({ids["job"]: 3600}), "worker", 60)
+    connection.execute(
+        "insert into private.invariants (name, says, mend, query, proved_at)"
+        " values (%s, 'A test.', 'Nothing.', 'select 1 as subject, null::jsonb as detail', now())",
+        [ids["invariant"]],
+    )
+    _call(connection, "backend.invariants_prove", 1, ids["invariant"])
     event = {
         "object": "event",
         "id": ids["event"],
