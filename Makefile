@@ -29,7 +29,7 @@ endif
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: setup
 setup: $(PYTHON_STAMP) $(NPM_STAMP) ## Install what is locked, into .venv and node_modules (the others do it when needed)
@@ -60,11 +60,21 @@ check: setup ## Format, lint, types, SQL style, Supabase advisors and the databa
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
 	$(RUN) -m sqlfluff lint --disable-progress-bar supabase/migrations sql
+	$(RUN) -m local.upgrades
 	$(RUN) -m local.checks
 
 .PHONY: bench
 bench: setup ## Measure holds, webhook events, chat, images and retrieval (ARGS=chat narrows)
 	@$(RUN) -m tests.bench $(ARGS)
+
+.PHONY: schema
+schema: setup ## Write sql/schema.sql, what the migrations build, and the chapter of invariants
+	@$(RUN) -m local.check_chapter
+	@$(RUN) -m local.schema
+
+.PHONY: restore-drill
+restore-drill: setup ## Dump a database, restore it into an empty one, and compare the two
+	@$(RUN) -m local.restore_drill
 
 .PHONY: lock
 lock: setup ## Choose versions anew, npm's too (ARGS=--keep only adds what pyproject.toml newly asks for)

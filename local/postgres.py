@@ -66,7 +66,7 @@ class Postgres:
     ) -> None:
         self.port = port
         self._folder = folder
-        self._password = password
+        self.password = password
         self._log = log
         self._durable = durable
         self._place: Place | None = None
@@ -96,7 +96,7 @@ class Postgres:
 
     @property
     def admin_dsn(self) -> str:
-        return self.dsn(SUPERUSER, self._password)
+        return self.dsn(SUPERUSER, self.password)
 
     def initialize(self) -> None:
         """Make an empty cluster whose superuser is `supabase_admin`."""
@@ -109,7 +109,7 @@ class Postgres:
         if place.account:
             os.chown(partial, place.account.uid, place.account.gid)
         with tempfile.NamedTemporaryFile("w", prefix="quernel-") as password_file:
-            password_file.write(self._password)
+            password_file.write(self.password)
             password_file.flush()
             if place.account:
                 os.chown(password_file.name, place.account.uid, place.account.gid)

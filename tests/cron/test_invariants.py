@@ -46,7 +46,7 @@ def found(service: Service, name: str) -> Any:
 
 
 def test_the_chapter_is_what_the_files_say() -> None:
-    assert CHAPTER.read_text() == chapter(), "run: python -m local.check_chapter"
+    assert CHAPTER.read_text() == chapter(), "run: make schema"
     assert chapter().count("\n$query$") == 2 * len(list(CHECKS.glob("*.sql")))
 
 

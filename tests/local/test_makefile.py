@@ -46,7 +46,7 @@ def interpreter(project: Path, before: str) -> str:
 def test_help_lists_every_target(project: Path) -> None:
     listed = {line.split()[1] for line in make(project).stdout.splitlines() if line.strip()}
     everyday = {"help", "setup", "demo", "dev", "test", "check", "lock", "clean"}
-    assert listed == everyday | {"bench", "bench-gpu", "test-gpu"}
+    assert listed == everyday | {"bench", "bench-gpu", "restore-drill", "schema", "test-gpu"}
 
 
 def test_a_missing_python_is_named(project: Path) -> None:
