@@ -70,7 +70,7 @@ ROUTERS = (
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The app for these settings, or for the environment's; opens nothing until it is started."""
     settings = settings or get_settings()
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, settings.log_form)
     app = DocumentedApp(
         title="Quernel",
         version=VERSION,

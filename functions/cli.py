@@ -111,6 +111,7 @@ async def list_tasks(options: Options, _: Settings, database: Database) -> Rows:
         p_kind=options.kind,
         p_limit=options.limit,
         p_before=options.before,
+        p_request_id=options.request,
     )
     return tasks
 
@@ -368,6 +369,12 @@ def build_parser() -> argparse.ArgumentParser:
     listing.add_argument("--kind", help="only tasks of this kind")
     listing.add_argument("--limit", type=count, default=50, help="at most so many (%(default)s)")
     listing.add_argument("--before", type=identifier, metavar="ID", help="older than this task")
+    listing.add_argument(
+        "--request",
+        type=identifier,
+        metavar="ID",
+        help="only what this request (x-request-id) caused",
+    )
     retry = add(tasks, "retry", "Queue a dead task again, with all its attempts.", retry_task)
     retry.add_argument("id", type=identifier, metavar="ID")
     cancel = add(tasks, "cancel", "Call a task off; credits held for it return.", cancel_task)

@@ -29,7 +29,7 @@ async def dispatch_once(settings: Settings) -> Dispatch:
 
     Raises QuernelError when the database cannot be asked.
     """
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, settings.log_form)
     database = await Database.open(settings)
     try:
         runs = await run_due(database, worker=worker_name())
@@ -47,7 +47,7 @@ async def run_tasks_once(settings: Settings, *, seconds: float, grace_seconds: f
 
     Raises QuernelError when the database cannot be asked.
     """
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, settings.log_form)
     database = await Database.open(settings)
     try:
         runner = Runner(settings, database, TASK_KINDS, name=worker_name())

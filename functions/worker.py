@@ -135,7 +135,7 @@ async def _work_until_signalled(worker: Worker) -> None:
 
 def run(worker: Worker) -> None:
     """Work in this process until a signal."""
-    configure_logging(worker.settings.log_level)
+    configure_logging(worker.settings.log_level, worker.settings.log_form)
     asyncio.run(_work_until_signalled(worker))
 
 

@@ -51,7 +51,8 @@ def images_app(painter: Draws, *, beat_seconds: float = BEAT_SECONDS) -> Starlet
             where = ".".join(map(str, first["loc"]))[:100]
             return _refused(400, f"{where}: {first['msg']}" if where else first["msg"])
         return StreamingResponse(
-            _lines(painter, job, beat_seconds), media_type="application/x-ndjson"
+            _lines(painter, job, beat_seconds, request.headers.get("x-request-id", "")[:64]),
+            media_type="application/x-ndjson",
         )
 
     def health(_: Request) -> Response:
@@ -61,7 +62,9 @@ def images_app(painter: Draws, *, beat_seconds: float = BEAT_SECONDS) -> Starlet
     return Starlette(routes=[Route("/images", images, methods=["POST"]), Route("/health", health)])
 
 
-async def _lines(painter: Draws, job: ImageJob, beat_seconds: float) -> AsyncIterator[str]:
+async def _lines(
+    painter: Draws, job: ImageJob, beat_seconds: float, request_id: str
+) -> AsyncIterator[str]:
     events: asyncio.Queue[Event | None] = asyncio.Queue()
     has_left = threading.Event()
     loop = asyncio.get_running_loop()
@@ -76,7 +79,7 @@ async def _lines(painter: Draws, job: ImageJob, beat_seconds: float) -> AsyncIte
             tell(error.event())
         except Exception:
             if not has_left.is_set():
-                logger.exception("a job of %s failed", job.model)
+                logger.exception("a job of %s failed, request %r", job.model, request_id)
                 tell(JobError("internal", "The image server failed.").event())
         finally:
             tell(None)

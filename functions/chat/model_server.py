@@ -16,7 +16,7 @@ from typing import Any
 from functions.chat import wire
 from functions.chat.transports import Reply, SessionTransport
 from functions.chat.upstream_errors import AnswerCutOffError, UpstreamError
-from functions.core.logging import log_event
+from functions.core.logging import log_event, request_id_var
 from functions.core.settings import OWN_PROVIDER, ProviderSettings, Settings
 from functions.providers.refusals import retry_after
 
@@ -59,10 +59,13 @@ class ModelServer:
     """One server."""
 
     def __init__(self, place: ProviderSettings, transport: SessionTransport, subject: str) -> None:
-        """`subject` is what the questions are about, for both sides' logs."""
+        """`subject` is what the questions are about, for its log, where no request asks them."""
         self._place = place
         self._transport = transport
-        self._headers = {"accept": "application/json", "x-request-id": subject}
+        self._headers = {
+            "accept": "application/json",
+            "x-request-id": request_id_var.get() or subject,
+        }
         if place.api_key is not None:
             self._headers["Authorization"] = f"Bearer {place.api_key.get_secret_value()}"
 

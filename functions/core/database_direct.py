@@ -20,6 +20,7 @@ from functions.core import json
 from functions.core.database_errors import UNREACHABLE, DatabaseError
 from functions.core.database_transport import Call
 from functions.core.json import Json
+from functions.core.logging import request_id_var
 from functions.core.settings import Settings, SettingsError
 
 CONNECT_TIMEOUT_SECONDS = 3
@@ -37,6 +38,9 @@ from pg_catalog.pg_proc as p
 cross join lateral pg_catalog.generate_series(1, p.pronargs) as n (position)
 where p.pronamespace = pg_catalog.to_regnamespace('backend') and p.proname = %s
 """
+
+_SAID = sql.SQL("pg_catalog.set_config('quernel.request_id', %s, true) as said")
+"""What private.request_id() reads, for this one statement; a function in FROM runs first."""
 
 Connection = psycopg.AsyncConnection[TupleRow]
 
@@ -131,7 +135,8 @@ def _is_closed_by_server(connection: Connection) -> bool:
 
 
 async def _execute(connection: Connection, statement: bytes, call: Call) -> Json:
-    values = (call.arguments.decode(),) if call.parameters else None
+    said = request_id_var.get() or ""
+    values = (said, call.arguments.decode()) if call.parameters else (said,)
     row = await (await connection.execute(statement, values)).fetchone()
     return None if row is None else row[0]
 
@@ -152,12 +157,15 @@ async def _compose(connection: Connection, function: str, parameters: tuple[str,
         )
     target = sql.Identifier("backend", function)
     if not parameters:
-        return sql.SQL("select {}()").format(target).as_bytes(connection)
-    statement = sql.SQL("select {}({}) from pg_catalog.json_to_record(%s) as a ({})").format(
+        return sql.SQL("select {}() from {}").format(target, _SAID).as_bytes(connection)
+    statement = sql.SQL(
+        "select {}({}) from {} cross join pg_catalog.json_to_record(%s) as a ({})"
+    ).format(
         target,
         sql.SQL(", ").join(
             sql.SQL("{0} => a.{0}").format(sql.Identifier(name)) for name in parameters
         ),
+        _SAID,
         # format_type() gives a type name that is quoted and qualified as SQL needs it.
         sql.SQL(", ").join(
             sql.SQL("{} {}").format(sql.Identifier(name), sql.SQL(types[name]))

@@ -13,6 +13,7 @@ from functions.core.database_errors import KEY_REFUSED, UNREACHABLE, DatabaseErr
 from functions.core.database_transport import Call
 from functions.core.http_session import open_session
 from functions.core.json import Json
+from functions.core.logging import request_id_var
 from functions.core.settings import Settings, SettingsError
 
 CONNECT_TIMEOUT_SECONDS = 3.0
@@ -54,7 +55,9 @@ class RestTransport:
         if url is None:
             url = self._urls[call.function] = URL(self._base_url + call.function)
         try:
-            response = await self._session.post(url, data=call.arguments, allow_redirects=False)
+            response = await self._session.post(
+                url, data=call.arguments, headers=_request_headers(), allow_redirects=False
+            )
             try:
                 content = await response.read()
             finally:
@@ -71,6 +74,12 @@ class RestTransport:
         if HTTPStatus.OK <= response.status < HTTPStatus.MULTIPLE_CHOICES:
             return _result(content)
         raise _failure(response, content)
+
+
+def _request_headers() -> dict[str, str] | None:
+    """What private.request_id() reads, and Supabase's own logs show."""
+    request_id = request_id_var.get()
+    return None if request_id is None else {"X-Request-Id": request_id}
 
 
 def _result(content: bytes) -> Json:

@@ -1,18 +1,26 @@
-"""Structured logging: one JSON object per line, with the request's id and without secrets."""
+"""Structured logging: one JSON object per line, with the request's id and without secrets.
+
+On a terminal of somebody's own machine the same lines are text (QUERNEL_LOG_FORMAT).
+"""
 
 from __future__ import annotations
 
 import logging
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from functions.core.json import dumps
 
 request_id_var: ContextVar[str | None] = ContextVar("request_id", default=None)
-"""Id of the request being served; every log line written meanwhile carries it."""
+"""Id of the request, cron run or task at hand; every log line written meanwhile carries it.
+
+A task has the id of what queued it: the database keeps it (private.request_id).
+"""
 
 REDACTED = "[redacted]"
 
@@ -25,20 +33,37 @@ _SECRET = re.compile(
     | (?<![A-Za-z0-9]) (?:qk|sk|rk|pk|whsec|sb_secret|sbp) _ [A-Za-z0-9_-]{6,}
     # model providers, forges
     | (?<![A-Za-z0-9]) (?:sk|gsk|xai|AIza|hf|ghp) [-_]? [A-Za-z0-9_-]{20,}
+    # email addresses
+    | (?<![A-Za-z0-9._%+-]) [A-Za-z0-9._%+-]{1,64} @ [A-Za-z0-9-]+ (?:\.[A-Za-z0-9-]+)+
     """,
     re.VERBOSE,
 )
 
 
 def redact(text: str) -> str:
-    """Replace everything that has the shape of a secret."""
+    """Replace everything that has the shape of a secret or of an email address."""
     return _SECRET.sub(lambda m: (m["keep"] or m["scheme"] or "") + REDACTED, text)
+
+
+@contextmanager
+def request_id_is(request_id: str) -> Iterator[None]:
+    """Everything within is done on behalf of that request."""
+    token = request_id_var.set(request_id)
+    try:
+        yield
+    finally:
+        request_id_var.reset(token)
 
 
 class JsonFormatter(logging.Formatter):
     """One line per record: time, level, logger, message, request id, the record's fields."""
 
     def format(self, record: logging.LogRecord) -> str:
+        # Half a surrogate pair in a message must not cost the line.
+        return dumps(_encodable(self.line(record))).decode()
+
+    def line(self, record: logging.LogRecord) -> dict[str, Any]:
+        """What the line says, by name."""
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -52,17 +77,28 @@ class JsonFormatter(logging.Formatter):
             line[name] = _loggable(value)
         if record.exc_info:
             line["exception"] = redact(self.formatException(record.exc_info))
-        # Half a surrogate pair in a message must not cost the line.
-        return dumps(_encodable(line)).decode()
+        return line
 
 
-def configure_logging(level: str) -> None:
-    """Send every logger through one JSON handler.
+class TextFormatter(JsonFormatter):
+    """The same for people: the time, the level and the message, then name=value."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = _encodable(self.line(record))
+        time, level, message = line.pop("time")[11:23], line.pop("level"), line.pop("message")
+        exception = line.pop("exception", None)
+        rest = " ".join(f"{name}={value}" for name, value in line.items())
+        said = f"{time} {level:<7} {message}  {rest}"
+        return said if exception is None else f"{said}\n{exception}"
+
+
+def configure_logging(level: str, form: Literal["json", "text"] = "json") -> None:
+    """Send every logger through one handler, which writes lines of that form.
 
     Call once per process; repeated calls replace the handler.
     """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter())
+    handler.setFormatter(TextFormatter() if form == "text" else JsonFormatter())
     root = logging.getLogger()
     for old in root.handlers:
         if isinstance(old.formatter, JsonFormatter):

@@ -11,6 +11,7 @@ import base64
 import binascii
 import json
 import re
+import sys
 from collections.abc import Iterator
 from email.headerregistry import Address
 from email.utils import parseaddr
@@ -168,6 +169,7 @@ class Settings(BaseSettings):
 
     environment: Literal["local", "test", "staging", "production"] = "local"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Annotated[Literal["json", "text"] | None, BeforeValidator(_blank_is_none)] = None
 
     # The web app
     public_url: Url = "http://127.0.0.1:54330"
@@ -263,6 +265,12 @@ class Settings(BaseSettings):
     def is_deployed(self) -> bool:
         """Whether strangers can reach this process: staging and production."""
         return self.environment in ("staging", "production")
+
+    @property
+    def log_form(self) -> Literal["json", "text"]:
+        """How log lines look: text for somebody who watches a terminal of their own, else JSON."""
+        is_watched = self.environment == "local" and sys.stderr.isatty()
+        return self.log_format or ("text" if is_watched else "json")
 
     @property
     def names_a_database(self) -> bool:

@@ -8,10 +8,11 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from uuid import uuid4
 
 from functions.core.database import Database
 from functions.core.errors import QuernelError
-from functions.core.logging import log_event
+from functions.core.logging import log_event, request_id_is
 from functions.cron.jobs import CRON_JOBS, CronJob
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,14 @@ class DueJob:
     lease_token: str
 
     async def run(self, database: Database) -> JobRun:
-        """Run and record it. Its failure is recorded, logged and returned, not raised."""
+        """Run and record it. Its failure is recorded, logged and returned, not raised.
+
+        The run has a request id of its own, which the tasks that it queues carry on.
+        """
+        with request_id_is(str(uuid4())):
+            return await self._run(database)
+
+    async def _run(self, database: Database) -> JobRun:
         began = time.monotonic()
         count: int | None = None
         problem: str | None = None

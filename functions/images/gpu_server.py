@@ -21,6 +21,7 @@ from functions.chat.credentials import Credential
 from functions.chat.transports import too_slow, unreachable
 from functions.chat.upstream_errors import UpstreamError, broken
 from functions.core.errors import InvalidRequestError, QuernelError
+from functions.core.logging import request_id_var
 from functions.images.adapters.base import (
     CALL_SECONDS,
     MAX_ANSWER_BYTES,
@@ -88,13 +89,15 @@ class GpuServer:
     async def _events(self, job: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
         method, url, body = "POST", f"{self._url}/images", json.dumps(job).encode()
         left = MAX_ANSWER_BYTES
+        request_id = request_id_var.get()
+        named = {} if request_id is None else {"x-request-id": request_id}
         try:
             for _ in range(MAX_REDIRECTS):
                 async with self._http.stream(
                     method,
                     url,
                     content=body,
-                    headers=self._headers | {"content-type": "application/json"},
+                    headers=self._headers | {"content-type": "application/json"} | named,
                     timeout=CALL_SECONDS,
                 ) as answer:
                     if answer.status_code == HTTPStatus.SEE_OTHER:

@@ -33,6 +33,8 @@ class ClaimedTask:
     payload: dict[str, Json]
     attempt: int
     lease_token: UUID
+    request_id: str
+    """Of the request or cron run that asked for it; else its own id."""
 
     @classmethod
     def from_row(cls, row: dict[str, Json]) -> ClaimedTask:
@@ -42,6 +44,7 @@ class ClaimedTask:
             payload=row["payload"],
             attempt=row["attempt"],
             lease_token=UUID(row["lease_token"]),
+            request_id=row["request_id"],
         )
 
 

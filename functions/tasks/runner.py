@@ -12,7 +12,7 @@ from typing import Any
 from functions.core.database import Database
 from functions.core.errors import InvalidRequestError, QuernelError
 from functions.core.json import Json
-from functions.core.logging import log_event
+from functions.core.logging import log_event, request_id_var
 from functions.core.settings import Settings
 from functions.provider_keys.sources import open_vault
 from functions.tasks.context import TaskContext, TaskKind, TaskRejectedError, TaskRetryError
@@ -143,6 +143,7 @@ class Runner:
 
     async def _run(self, task: ClaimedTask) -> None:
         """Do one task and report how it ended."""
+        request_id_var.set(task.request_id)  # of this asyncio task alone
         lease = Lease(self._database, task, self._lease_seconds)
         began = time.monotonic()
         try:

@@ -169,6 +169,23 @@ $$;
 
 comment on function private.uuid7() is 'A time-ordered UUID (version 7), in order to the microsecond.';
 
+create function private.request_id() returns uuid
+language plpgsql stable set search_path = ''
+as $$
+declare
+  v_id text := nullif(current_setting('quernel.request_id', true), '');
+begin
+  -- PostgREST hands over headers of whoever calls; what a client says of itself is not believed.
+  if v_id is null and current_setting('role', true) = 'service_role' then
+    v_id := nullif(current_setting('request.headers', true), '')::jsonb ->> 'x-request-id';
+  end if;
+  return case when v_id ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' then v_id::uuid end;
+end
+$$;
+
+comment on function private.request_id() is
+'The request, task or cron run on whose behalf the functions call, as logs have it; null where nobody says.';
+
 create function private.month_start(p_at timestamptz) returns timestamptz
 language plpgsql immutable parallel safe set search_path = ''
 as $$

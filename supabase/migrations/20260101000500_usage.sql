@@ -41,6 +41,7 @@ create table public.usage_logs (
   user_agent text,
   created_at timestamptz not null,
   finished_at timestamptz,
+  request_id uuid default private.request_id(),
   constraint usage_logs_have_one_row_per_request primary key (id, created_at),
   constraint status_is_known check (status in ('started', 'completed', 'cancelled', 'failed', 'expired')),
   constraint a_started_row_is_unfinished check ((status = 'started') = (finished_at is null)),
@@ -91,6 +92,7 @@ comment on column public.usage_logs.ip_address is 'Where the request came from; 
 comment on column public.usage_logs.user_agent is 'Which client sent it; null once usage_address_days have passed.';
 comment on column public.usage_logs.created_at is 'When it was accepted.';
 comment on column public.usage_logs.finished_at is 'When it was finalized.';
+comment on column public.usage_logs.request_id is 'The id by which logs and traces know it: x-request-id of the answer; null for rows that clients caused in the database.';
 
 create index usage_logs_by_user on public.usage_logs (user_id, created_at desc);
 create index usage_logs_by_organization

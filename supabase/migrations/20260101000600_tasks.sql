@@ -39,6 +39,7 @@ create table private.tasks (
   started_at timestamptz,
   finished_at timestamptz,
   updated_at timestamptz not null default now(),
+  request_id uuid default private.request_id(),
   constraint status_is_known check (status in ('queued', 'running', 'done', 'dead', 'cancelled')),
   constraint kind_is_snake_case check (kind ~ '^[a-z][a-z0-9_]{0,62}$'),
   constraint key_is_not_empty check (length(key) between 1 and 300),
@@ -77,6 +78,7 @@ comment on column private.tasks.created_at is 'When it was asked for.';
 comment on column private.tasks.started_at is 'When the latest attempt began.';
 comment on column private.tasks.finished_at is 'When it was done, died or was cancelled.';
 comment on column private.tasks.updated_at is 'When anything in the row last changed.';
+comment on column private.tasks.request_id is 'The request or cron run that asked for it, as logs have it; null for what clients caused in the database.';
 
 create index tasks_to_claim on private.tasks (kind, priority, run_after, id) where status = 'queued';
 create index tasks_to_sweep on private.tasks (leased_until) where status = 'running';
@@ -499,7 +501,8 @@ begin
     jsonb_agg(
       jsonb_build_object(
         'id', c.id, 'kind', c.kind, 'payload', c.payload, 'attempt', c.attempts, 'max_attempts', c.max_attempts,
-        'lease_token', c.lease_token, 'leased_until', c.leased_until, 'hold_id', c.hold_id
+        'lease_token', c.lease_token, 'leased_until', c.leased_until, 'hold_id', c.hold_id,
+        'request_id', coalesce(c.request_id, c.id)
       )
       order by c.priority, c.run_after, c.id
     ),
@@ -740,7 +743,7 @@ as $$
     'attempts', p_task.attempts, 'max_attempts', p_task.max_attempts, 'run_after', p_task.run_after,
     'leased_by', p_task.leased_by, 'leased_until', p_task.leased_until, 'hold_id', p_task.hold_id,
     'last_error', p_task.last_error, 'created_at', p_task.created_at, 'started_at', p_task.started_at,
-    'finished_at', p_task.finished_at
+    'finished_at', p_task.finished_at, 'request_id', coalesce(p_task.request_id, p_task.id)
   )
 $$;
 
@@ -808,7 +811,11 @@ as $$ select private.task_cancel(p_id, p_reason) $$;
 comment on function backend.task_cancel(uuid, text) is 'For operators: private.task_cancel.';
 
 create function backend.task_list(
-  p_status text default null, p_kind text default null, p_limit integer default 50, p_before uuid default null
+  p_status text default null,
+  p_kind text default null,
+  p_limit integer default 50,
+  p_before uuid default null,
+  p_request_id uuid default null
 ) returns jsonb
 language sql stable security definer set search_path = ''
 as $$
@@ -819,12 +826,13 @@ as $$
     where (p_status is null or t.status = p_status)
       and (p_kind is null or t.kind = p_kind)
       and (p_before is null or t.id < p_before)
+      and (p_request_id is null or t.request_id = p_request_id or t.id = p_request_id)
     order by t.id desc
     limit least(greatest(p_limit, 1), 500)
   ) as l
 $$;
 
-comment on function backend.task_list(text, text, integer, uuid) is
+comment on function backend.task_list(text, text, integer, uuid, uuid) is
 'Tasks, newest first, without their payloads; p_before is the last id of the page before.';
 
 create function backend.task_status(p_kinds text[] default null) returns jsonb
@@ -1059,7 +1067,7 @@ grant execute on function backend.task_bury(integer) to service_role;
 grant execute on function backend.task_purge(integer, integer) to service_role;
 grant execute on function backend.task_retry(uuid) to service_role;
 grant execute on function backend.task_cancel(uuid, text) to service_role;
-grant execute on function backend.task_list(text, text, integer, uuid) to service_role;
+grant execute on function backend.task_list(text, text, integer, uuid, uuid) to service_role;
 grant execute on function backend.task_status(text[]) to service_role;
 grant execute on function backend.cron_claim(jsonb, text, integer) to service_role;
 grant execute on function backend.cron_renew(text, uuid, integer) to service_role;

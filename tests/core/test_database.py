@@ -216,8 +216,7 @@ create function backend.sleep(p_seconds float8) returns jsonb
 language sql as $$ select to_jsonb(pg_sleep(p_seconds)::text) $$;
 create function backend.pid() returns jsonb language sql as $$ select to_jsonb(pg_backend_pid()) $$;
 create function backend.session() returns jsonb language sql as $$
-  select jsonb_build_object('prepared', (select count(*) from pg_prepared_statements),
-    'in_transaction', now() <> statement_timestamp())
+  select jsonb_build_object('prepared', (select count(*) from pg_prepared_statements))
 $$;
 create function backend.changing(p_a int) returns jsonb language sql as $$ select to_jsonb(1) $$;
 """
@@ -385,9 +384,15 @@ def _kill(dsn: str) -> None:
         )
 
 
-async def test_nothing_is_kept_in_the_session(misbehaving: Database) -> None:
+async def test_nothing_is_kept_in_the_session(misbehaving: Database, misbehaving_dsn: str) -> None:
     for _ in range(10):
-        assert await misbehaving.rpc("session") == {"prepared": 0, "in_transaction": False}
+        assert await misbehaving.rpc("session") == {"prepared": 0}
+        with psycopg.connect(misbehaving_dsn) as connection:
+            states = connection.execute(
+                "select distinct state from pg_stat_activity"
+                " where application_name = 'quernel-functions' and datname = current_database()"
+            ).fetchall()
+        assert states == [("idle",)]
 
 
 async def test_a_changed_signature_is_noticed(misbehaving: Database, misbehaving_dsn: str) -> None:

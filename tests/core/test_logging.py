@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -12,11 +13,14 @@ import pytest
 from functions.core.logging import (
     REDACTED,
     JsonFormatter,
+    TextFormatter,
     configure_logging,
     log_event,
     redact,
+    request_id_is,
     request_id_var,
 )
+from functions.core.settings import Settings
 
 # Put together here, so that no scanner of secrets takes the file for a leak.
 JWT = "eyJhbGciOiJIUzI1NiJ9" + ".eyJzdWIiOiIxIn0" + ".c2lnbmF0dXJl"
@@ -112,3 +116,36 @@ def test_configuring_twice_writes_one_line() -> None:
     finally:
         root.handlers[:] = before
         root.setLevel(level)
+
+
+def test_text_for_people_says_the_same() -> None:
+    record = logging.LogRecord("quernel", logging.WARNING, "", 0, "task ended", None, None)
+    record.fields = {"kind": "send_email", "key": SECRETS[0]}
+    with request_id_is("7b8e1f2a"):
+        text = TextFormatter().format(record)
+    assert text[12:].startswith(" warning task ended  ")
+    assert "request_id=7b8e1f2a" in text
+    assert "kind=send_email" in text
+    assert SECRETS[0] not in text
+
+
+def test_text_shows_where_it_broke() -> None:
+    try:
+        _ = 1 / 0
+    except ZeroDivisionError:
+        record = logging.LogRecord("quernel", logging.ERROR, "", 0, "e", None, sys.exc_info())
+    assert TextFormatter().format(record).endswith("ZeroDivisionError: division by zero")
+
+
+@pytest.mark.parametrize("around", ["{}", "to {}, refused", "<{}>", "user={}&x=1"])
+def test_redacts_email_addresses(around: str) -> None:
+    assert redact(around.format("ada.l+x@mail.quernel.app")) == around.format(REDACTED)
+
+
+def test_the_form_of_lines_is_json_unless_somebody_watches(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings().log_form == "json"
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert Settings().log_form == "text"
+    assert Settings(environment="test").log_form == "json"
+    assert Settings(log_format="json").log_form == "json"
+    assert Settings(environment="test", log_format="text").log_form == "text"
