@@ -48,7 +48,7 @@ CACHE = "/cache"
 HF_HOME = f"{CACHE}/huggingface"  # read when the hub's library is imported
 PROJECT = Path(__file__).parent
 LOCK = "/quernel/constraints.txt"
-EXTRAS = "--extra aws --extra images --extra libraries"
+EXTRAS = "--extra aws --extra images --extra libraries --extra telemetry"
 
 image = (
     modal.Image.debian_slim(PYTHON_VERSION)

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from functions.core import telemetry
 from functions.core.database import Database
 from functions.core.errors import QuernelError
 from functions.core.logging import configure_logging, log_event
@@ -23,7 +24,7 @@ from functions.cron.scheduler import claim_due
 from functions.tasks.context import TaskKind
 from functions.tasks.doorbell import ring_on_notify
 from functions.tasks.registry import TASK_KINDS
-from functions.tasks.runner import LEASE_SECONDS, SLOTS, Runner
+from functions.tasks.runner import LEASE_SECONDS, SLOTS, Runner, tell_of_tasks
 from functions.tasks.worker_name import worker_name
 
 logger = logging.getLogger("functions.worker")  # also when run as __main__
@@ -86,6 +87,8 @@ class Worker:
             while True:
                 try:
                     due, pause = await claim_due(database, worker=name, jobs=self.jobs)
+                    if telemetry.is_on():
+                        tell_of_tasks(await database.rpc("task_status"))
                 except QuernelError:  # logged where it happened
                     due, pause = [], ERROR_PAUSE_SECONDS
                 for job in due:
@@ -136,7 +139,11 @@ async def _work_until_signalled(worker: Worker) -> None:
 def run(worker: Worker) -> None:
     """Work in this process until a signal."""
     configure_logging(worker.settings.log_level, worker.settings.log_form)
-    asyncio.run(_work_until_signalled(worker))
+    telemetry.start(worker.settings, "worker")
+    try:
+        asyncio.run(_work_until_signalled(worker))
+    finally:
+        telemetry.stop()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from functions.chat.own_keys import SealedKey
+from functions.core import telemetry
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Served:
     credential: str
     attempts: int  # exchanges, the one that answered included
     provider_key: str | None = None  # id of the customer's own key that paid
+    span: telemetry.Span = field(default=telemetry.UNHEARD, repr=False, compare=False)
 
     @property
     def headers(self) -> dict[str, str]:

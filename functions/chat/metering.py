@@ -24,6 +24,7 @@ import anyio
 from functions.chat.candidates import Candidate, Served
 from functions.chat.counting import Usage
 from functions.chat.own_keys import KeyUses
+from functions.core import telemetry
 from functions.core.database import Database
 from functions.core.errors import QuernelError, rate_limit_headers
 from functions.core.json import Json
@@ -189,6 +190,8 @@ class Meter:
         `served` says which candidate answered, at whose prices it is charged, and whose key paid;
         None: the first, with the first credential.
         """
+        if served is not None and telemetry.is_on():
+            _tell(usage, outcome, served)
         self._charge(
             p_prompt_tokens=usage.prompt,
             p_completion_tokens=usage.completion,
@@ -343,6 +346,12 @@ async def repeat_start(
         await asyncio.sleep(START_RETRY_SECONDS)
         started = await database.rpc(function, **arguments)
     return started
+
+
+def _tell(usage: Usage, outcome: str, served: Served) -> None:
+    served.span.end(input_tokens=usage.prompt, output_tokens=usage.completion, outcome=outcome)
+    telemetry.count("tokens", usage.prompt, provider=served.provider, direction="input")
+    telemetry.count("tokens", usage.completion, provider=served.provider, direction="output")
 
 
 def _receipt(result: dict[str, Any] | None) -> Receipt | None:

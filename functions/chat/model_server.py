@@ -16,6 +16,7 @@ from typing import Any
 from functions.chat import wire
 from functions.chat.transports import Reply, SessionTransport
 from functions.chat.upstream_errors import AnswerCutOffError, UpstreamError
+from functions.core import telemetry
 from functions.core.logging import log_event, request_id_var
 from functions.core.settings import OWN_PROVIDER, ProviderSettings, Settings
 from functions.providers.refusals import retry_after
@@ -75,11 +76,14 @@ class ModelServer:
         """The JSON object that it answers. Raises NoAnswerError."""
         url = f"{self._place.url}{path}"
         try:
-            async with (
-                asyncio.timeout(ASK_SECONDS),
-                self._transport.post(url, wire.dumps(body).encode(), self._headers) as reply,
+            with telemetry.span(
+                "upstream", OWN_PROVIDER, provider=OWN_PROVIDER, model=body.get("model")
             ):
-                return await _read(reply, max_bytes or MAX_ANSWER_BYTES)
+                async with (
+                    asyncio.timeout(ASK_SECONDS),
+                    self._transport.post(url, wire.dumps(body).encode(), self._headers) as reply,
+                ):
+                    return await _read(reply, max_bytes or MAX_ANSWER_BYTES)
         except TimeoutError:
             raise NotNowError("upstream_timeout") from None
         except AnswerCutOffError:

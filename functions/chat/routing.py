@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ from functions.chat.upstream_errors import (
     choices_of,
     refuse_error_chunk,
 )
+from functions.core import telemetry
 from functions.core.errors import InvalidRequestError, OperatorError, QuernelError
 from functions.core.logging import log_event
 from functions.provider_keys.vault import Vault
@@ -224,21 +226,37 @@ class Router:
     async def _exchange(
         self, leg: Leg, caller: str, call: Callable[[Leg], Awaitable[T]], journey: _Journey
     ) -> T:
-        breaker = leg.provider.breaker
-        with breaker.admit(is_own=leg.credential.is_own):
+        breaker, slug = leg.provider.breaker, leg.provider.slug
+        began = time.monotonic()
+        with (
+            breaker.admit(is_own=leg.credential.is_own),
+            telemetry.span(
+                "upstream",
+                slug,
+                provider=slug,
+                model=leg.candidate.id,
+                credential="own" if leg.credential.is_own else "platform",
+                attempt=journey.attempts + 1,
+            ) as span,
+        ):
             journey.attempts += 1
+            journey.span = span
             try:
                 result = await call(leg)
             except UpstreamError as error:
                 breaker.failed(error, caller)
+                telemetry.count("failures", 1, where="upstream", provider=slug, error=error.code)
                 raise
             except AnswerCutOffError as error:
+                span.go_on()
                 error.served = journey.served(leg)
                 raise
             except QuernelError:
                 breaker.succeeded()  # it refused the request, so it is alive
                 raise
             breaker.succeeded()
+            telemetry.measure("upstream_seconds", time.monotonic() - began, provider=slug)
+            span.go_on()  # until the meter knows the tokens
             return result
 
 
@@ -247,6 +265,7 @@ class _Journey:
 
     def __init__(self) -> None:
         self.attempts = 0
+        self.span: telemetry.Span = telemetry.UNHEARD  # of the latest attempt
         self.error: QuernelError = not_configured()
         self._was_noted = False
         self._window = 0  # tokens; prompts did not fit models with as many
@@ -283,6 +302,7 @@ class _Journey:
             leg.credential.kind,
             self.attempts,
             leg.credential.key_id,
+            self.span,
         )
 
 

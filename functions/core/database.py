@@ -17,7 +17,7 @@ import re
 from decimal import Decimal
 from typing import Self
 
-from functions.core import json
+from functions.core import json, telemetry
 from functions.core.database_direct import DirectTransport
 from functions.core.database_errors import DatabaseError, translate
 from functions.core.database_rest import RestTransport
@@ -82,6 +82,13 @@ class Database:
         return await self._call(_call_of(function, arguments), seconds)
 
     async def _call(self, call: Call, seconds: float) -> Json:
+        with telemetry.span("rpc", call.function, function=call.function) as span:
+            result = await self._attempt(call, seconds, span)
+        if telemetry.is_on():
+            _count_credits(call.function, result)
+        return result
+
+    async def _attempt(self, call: Call, seconds: float, span: telemetry.Span) -> Json:
         attempt = 1
         while True:
             try:
@@ -101,8 +108,17 @@ class Database:
                 )
                 await asyncio.sleep(_JITTER.uniform(0, RETRY_BASE_SECONDS * 2 ** (attempt - 1)))
                 attempt += 1
+                span.note(attempt=attempt)
                 continue
             raise translate(failure, call.function)
+
+
+def _count_credits(function: str, result: Json) -> None:
+    """What a function charged that ends paid work; one that tells of it again does not count."""
+    if function.endswith("_finish") and isinstance(result, dict):
+        charged = result.get("credits_charged")
+        if isinstance(charged, Decimal | int):
+            telemetry.count("credits", float(charged), function=function)
 
 
 def _call_of(function: str, arguments: dict[str, Json]) -> Call:

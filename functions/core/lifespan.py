@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import TypeAlias
@@ -11,6 +12,7 @@ import stripe
 from fastapi import FastAPI
 from pydantic import SecretStr
 
+from functions.core import telemetry
 from functions.core.api_keys import ApiKeyVerifier
 from functions.core.auth import AccessTokenVerifier, Authenticator
 from functions.core.database import Database
@@ -39,6 +41,9 @@ def lifespan(settings: Settings) -> Lifespan:
     @asynccontextmanager
     async def run(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
+            telemetry.start(settings, "functions")
+            # In a thread, because it waits for the collector.
+            stack.push_async_callback(asyncio.to_thread, telemetry.stop)
             database = await Database.open(settings)
             stack.push_async_callback(database.aclose)
             safe_client = SafeClient()

@@ -17,6 +17,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from functions.core import telemetry
 from functions.core.errors import QuernelError, internal_error, render
 from functions.core.logging import log_event, request_id_var
 
@@ -46,9 +47,12 @@ class RequestScope:
         watch = _Watch(scope, receive, send, self._headers)
         token = request_id_var.set(watch.request_id)
         try:
-            await self._app(scope, watch.receive, watch.send)
+            with telemetry.span("request") as span:
+                try:
+                    await self._app(scope, watch.receive, watch.send)
+                finally:
+                    watch.log(span)
         finally:
-            watch.log()
             request_id_var.reset(token)
 
 
@@ -98,14 +102,15 @@ class _Watch:
             self._disconnected = True
             raise
 
-    def log(self) -> None:
+    def log(self, span: telemetry.Span) -> None:
+        seconds = time.perf_counter() - self._began
         route = self._scope.get("route")
         # Never the raw path: it may hold ids, and queries hold worse.
         fields: dict[str, object] = {
             "method": self._scope["method"],
             "route": getattr(route, "path_format", None) or getattr(route, "path", "unmatched"),
             "status": self._status or CLIENT_CLOSED,
-            "duration_ms": round((time.perf_counter() - self._began) * 1000, 1),
+            "duration_ms": round(seconds * 1000, 1),
             "bytes": self._bytes,
             "disconnected": self._disconnected or not self._complete,
         }
@@ -116,6 +121,18 @@ class _Watch:
         if correlation is not None and _CORRELATION.fullmatch(correlation):
             fields["client_request_id"] = correlation
         log_event(logger, logging.INFO, "request", **fields)
+        if telemetry.is_on():
+            _tell(span, fields, seconds)
+
+
+def _tell(span: telemetry.Span, fields: dict[str, object], seconds: float) -> None:
+    known = {name: fields[name] for name in ("method", "route", "status")}
+    code = fields.get("code")
+    span.rename(f"{known['method']} {known['route']}")
+    span.note(**known, error=code)
+    telemetry.measure("request_seconds", seconds, **known)
+    if int(str(known["status"])) >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        telemetry.count("failures", 1, where="request", error=code)
 
 
 class Cors(CORSMiddleware):

@@ -154,6 +154,7 @@ MASTER_KEY_BYTES = 32
 Kid = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 MasterKeyTexts = Annotated[dict[Kid, SecretStr], NoDecode, BeforeValidator(_object)]
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=63)]
+Headers = Annotated[dict[str, SecretStr], NoDecode, BeforeValidator(_object)]
 Providers = Annotated[dict[Slug, ProviderSettings], NoDecode, BeforeValidator(_object)]
 
 
@@ -257,6 +258,11 @@ class Settings(BaseSettings):
         Annotated[str, Field(pattern=r"^[\w-]+$")] | None, BeforeValidator(_blank_is_none)
     ] = None
     hashicorp_namespace: OptionalText = None
+
+    # Traces and metrics: off until there is an address
+    telemetry_url: OptionalUrl = None
+    telemetry_headers: Headers = {}
+    telemetry_sample_ratio: Annotated[float, Field(ge=0, le=1)] = 1.0
 
     # The embedded stack, for commands that are told of no other
     state_dir: OptionalText = None
@@ -425,6 +431,9 @@ def _problems(settings: Settings) -> Iterator[str]:
         url: str | None = getattr(settings, name)
         if url is not None and not url.startswith("https://"):
             yield f"{_variable(name)} must be https in {where}"
+    url = settings.telemetry_url
+    if url is not None and not url.startswith("https://") and not _is_loopback(url):
+        yield f"{_variable('telemetry_url')} must be https, or on this machine, in {where}"
     for slug, provider in settings.providers.items():
         if not provider.url.startswith("https://"):
             yield f"{_variable('providers')} must give {slug} an https URL in {where}"
@@ -435,6 +444,11 @@ def _problems(settings: Settings) -> Iterator[str]:
     yield from _credential_problems(settings)
     yield from _notification_problems(settings)
     yield from _vault_problems(settings)
+
+
+def _is_loopback(url: str) -> bool:
+    """A collector beside the process hears plain http."""
+    return urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
 
 
 def _vault_problems(settings: Settings) -> Iterator[str]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from uuid import uuid4
 
+from functions.core import telemetry
 from functions.core.database import Database
 from functions.core.errors import QuernelError
 from functions.core.logging import log_event, request_id_is
@@ -51,8 +52,21 @@ class DueJob:
 
         The run has a request id of its own, which the tasks that it queues carry on.
         """
-        with request_id_is(str(uuid4())):
-            return await self._run(database)
+        with (
+            request_id_is(str(uuid4())),
+            telemetry.span("cron", self.name, job=self.name) as span,
+        ):
+            run = await self._run(database)
+            span.note(rows=run.count, outcome="done" if run.error is None else "failed")
+        telemetry.measure(
+            "cron_seconds",
+            run.seconds,
+            job=self.name,
+            outcome="done" if run.error is None else "failed",
+        )
+        if run.error is not None:
+            telemetry.count("failures", 1, where="cron", job=self.name)
+        return run
 
     async def _run(self, database: Database) -> JobRun:
         began = time.monotonic()

@@ -10,6 +10,7 @@ from typing import Any
 from functions.chat.credentials import Credential
 from functions.chat.routing import not_configured
 from functions.chat.transports import too_slow
+from functions.core import telemetry
 from functions.core.http import SafeClient
 from functions.core.http_session import open_client
 from functions.core.settings import OWN_PROVIDER, Settings
@@ -97,14 +98,21 @@ class ImageProviders:
         content_refused for what a provider does not draw. `tell` hears how far a job of our own
         server is, which knows it as `job_id`.
         """
-        if provider == OWN_PROVIDER:
-            if self._own is None:
-                raise not_configured()
-            # It may be cold, and says how far it is: the generation's deadline is limit enough.
-            made = await self._own.generate(job_id, request, tell)
-        else:
-            require_able(request, capabilities)
-            made = await self._outside(provider, request, credential)
+        with telemetry.span(
+            "upstream",
+            provider,
+            provider=provider,
+            model=request.model,
+            credential=credential.kind,
+        ):
+            if provider == OWN_PROVIDER:
+                if self._own is None:
+                    raise not_configured()
+                # It may be cold, and says how far it is: the generation's deadline is limit enough.
+                made = await self._own.generate(job_id, request, tell)
+            else:
+                require_able(request, capabilities)
+                made = await self._outside(provider, request, credential)
         images = [image for one in made[: request.outputs] if (image := _whole(one)) is not None]
         if not images:
             raise no_image()

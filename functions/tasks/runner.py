@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from functions.core import telemetry
 from functions.core.database import Database
 from functions.core.errors import InvalidRequestError, QuernelError
 from functions.core.json import Json
@@ -146,11 +147,19 @@ class Runner:
         request_id_var.set(task.request_id)  # of this asyncio task alone
         lease = Lease(self._database, task, self._lease_seconds)
         began = time.monotonic()
-        try:
-            outcome = await self._attempt(task, lease)
-        except QuernelError as error:
-            # The report was refused. Whoever has the task now, or the sweep, goes on with it.
-            outcome = error.code
+        with telemetry.span(
+            "task", task.kind, kind=task.kind, task_id=task.id, attempt=task.attempt
+        ) as span:
+            try:
+                outcome = await self._attempt(task, lease)
+            except QuernelError as error:
+                # The report was refused. Whoever has the task now, or the sweep, goes on with it.
+                outcome = error.code
+            span.note(outcome=outcome)
+        seconds = round(time.monotonic() - began, 3)
+        telemetry.measure("task_seconds", seconds, kind=task.kind, outcome=outcome)
+        if outcome != "done":
+            telemetry.count("failures", 1, where="task", kind=task.kind, error=outcome)
         log_event(
             logger,
             logging.INFO if outcome == "done" else logging.WARNING,
@@ -159,7 +168,7 @@ class Runner:
             kind=task.kind,
             attempt=task.attempt,
             outcome=outcome,
-            seconds=round(time.monotonic() - began, 3),
+            seconds=seconds,
         )
 
     async def _attempt(self, task: ClaimedTask, lease: Lease) -> str:
@@ -220,6 +229,12 @@ class Runner:
         logger.error("task failed", exc_info=error, extra={"fields": {"task_id": task.id}})
         await lease.fail(f"{type(error).__name__}; the log of task {task.id} has the details")
         return "failed"
+
+
+def tell_of_tasks(status: dict[str, Json]) -> None:
+    """How long the queue is (backend.task_status), for whoever watches."""
+    for state in ("queued", "due", "running", "lapsed", "dead"):
+        telemetry.report("tasks", status[state], state=state)
 
 
 async def _call(

@@ -236,7 +236,8 @@ def test_a_shared_secret_replaces_the_well_known_key_set(monkeypatch: pytest.Mon
 def test_nothing_shows_a_secret() -> None:
     names = [n for n, f in Settings.model_fields.items() if "SecretStr" in str(f.annotation)]
     assert len(names) >= 6
-    values: dict[str, Any] = dict.fromkeys(names, SECRET) | {"master_keys": {"kid": SECRET}}
+    values: dict[str, Any] = dict.fromkeys(names, SECRET)
+    values |= {"master_keys": {"kid": SECRET}, "telemetry_headers": {"x-key": SECRET}}
     settings = Settings(**values)
     shown = [repr(settings), str(settings), f"{settings}", settings.model_dump_json()]
     shown += [str(settings.model_dump()), str(settings.model_dump(mode="json"))]
