@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
+from functools import partial
 from typing import NoReturn, TypeAlias
 
 from functions.billing.reconcile import Reconciler
@@ -29,6 +30,7 @@ from functions.core.json import Json
 from functions.core.settings import Settings, SettingsError, get_operator_settings, get_settings
 from functions.cron.jobs import CRON_JOBS
 from functions.cron.scheduler import run_now
+from functions.doctor.commands import add_doctor_commands
 from functions.libraries.commands import add_library_commands
 from functions.provider_keys.commands import add_key_commands
 from functions.tasks.worker_name import worker_name
@@ -356,6 +358,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     add(commands, "status", "Show what waits, runs and failed.", show_status, format_status)
 
+    add_doctor_commands(partial(add, commands))
+
     cron = add(commands, "cron", "Run a periodic job now, due or not.", run_job, format_run)
     which = cron.add_mutually_exclusive_group(required=True)
     which.add_argument("name", nargs="?", choices=CRON_JOBS, metavar="NAME", help="which job")
@@ -524,7 +528,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CommandFailedError as error:
         return _fail(options, "command_failed", str(error), error.details if options.json else None)
     print(json.dumps(result).decode() if options.json else options.show(result))
-    return 0
+    status: int = options.judge(result) if "judge" in options else 0
+    return status
 
 
 def entry() -> NoReturn:

@@ -32,6 +32,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from functions.core.settings import STRIPE_API_VERSION
 from local.processes import LOOPBACK, free_port
 from local.stripe_billing_world import BillingWorld, DeclinedError
 from local.stripe_world import StripeObject, UnknownPriceError, published, signed
@@ -98,6 +99,7 @@ LISTED = {
     "invoices": "invoice",
     "payment_intents": "payment_intent",
     "subscriptions": "subscription",
+    "webhook_endpoints": "webhook_endpoint",
 }
 """Resource → type of its objects."""
 
@@ -160,6 +162,9 @@ class StripeDouble:
     world: BillingWorld = field(default_factory=BillingWorld)
     webhook_url: str | None = None
     webhook_secret: str | None = None
+    endpoint: dict[str, Any] = field(default_factory=dict)
+    """What is different about the webhook endpoint it lists."""
+
     latency_seconds: float = 0.0
     failures: list[int] = field(default_factory=list)
     """HTTP statuses that the next requests are answered with, one each."""
@@ -250,6 +255,24 @@ class StripeDouble:
             return act(self, folder.rpartition("/")[2], params)
         return _error(404, "invalid_request_error", f"Unrecognized request URL ({method}: {path}).")
 
+    def _endpoints(self) -> dict[str, Any]:
+        """The one that events are delivered to, as if an operator had made it."""
+        made = {
+            "object": "webhook_endpoint",
+            "id": "we_double",
+            "url": self.webhook_url,
+            "status": "enabled",
+            "api_version": STRIPE_API_VERSION,
+            "enabled_events": ["*"],
+            "livemode": False,
+        }
+        return {
+            "object": "list",
+            "url": "/v1/webhook_endpoints",
+            "data": [made | self.endpoint] if self.webhook_url else [],
+            "has_more": False,
+        }
+
     def _create(self, resource: str, params: dict[str, Any]) -> Response:
         if resource == "customers":
             return JSONResponse(self.world.customer(**params))
@@ -305,6 +328,8 @@ class StripeDouble:
         )
 
     def _list(self, resource: str, params: dict[str, Any]) -> Response:
+        if resource == "webhook_endpoints":
+            return JSONResponse(self._endpoints())
         kind = LISTED[resource]
         found = self.world.listed(kind, int(params.get("created", {}).get("gte", 0)))
         if kind == "subscription" and params.get("status") != "all":

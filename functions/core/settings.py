@@ -191,6 +191,9 @@ class Settings(BaseSettings):
     database_timeout_seconds: Seconds = 10.0
     database_max_connections: Annotated[int, Field(ge=1, le=500)] = 16
 
+    # The database's owner, for `quernel doctor` alone
+    owner_database_url: OptionalSecret = None
+
     # Chat upstream: any OpenAI-compatible server
     llm_url: OptionalUrl = None
     llm_api_key: OptionalSecret = None
@@ -441,9 +444,9 @@ def _problems(settings: Settings) -> Iterator[str]:
             yield f"{_variable('providers')} has a placeholder as the key of {slug}"
     if "*" in settings.browser_origins:
         yield f"{_variable('allowed_origins')} must list origins; * allows every site"
-    yield from _credential_problems(settings)
+    yield from credential_problems(settings)
     yield from _notification_problems(settings)
-    yield from _vault_problems(settings)
+    yield from vault_problems(settings)
 
 
 def _is_loopback(url: str) -> bool:
@@ -451,7 +454,8 @@ def _is_loopback(url: str) -> bool:
     return urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
 
 
-def _vault_problems(settings: Settings) -> Iterator[str]:
+def vault_problems(settings: Settings) -> Iterator[str]:
+    """What is wrong with the master keys; sentences that name the variable, never its value."""
     name = _variable("master_keys")
     if settings.master_keys and settings.master_key_current not in settings.master_keys:
         yield f"{_variable('master_key_current')} must name one of {name}"
@@ -498,7 +502,8 @@ def _notification_problems(settings: Settings) -> Iterator[str]:
         yield str(error)
 
 
-def _credential_problems(settings: Settings) -> Iterator[str]:
+def credential_problems(settings: Settings) -> Iterator[str]:
+    """What is wrong with the keys of Supabase and Stripe; the same kind of sentences."""
     if settings.supabase_secret_key is None and settings.database_url is None:
         yield f"{_variable('supabase_secret_key')} or {_variable('database_url')} is required"
     if (key := _reveal(settings.supabase_secret_key)) and len(key) < API_KEY_MIN_CHARACTERS:

@@ -1,0 +1,1 @@
+"""`quernel doctor`: examines a deployment and says what to mend."""
