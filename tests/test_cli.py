@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 
 from functions import cli
 from functions.core.settings import get_settings
+from functions.cron import commands as cron_commands
 from functions.cron.jobs import CRON_JOBS
 from functions.cron.scheduler import JobRun
 from local import stripe_double
@@ -68,6 +70,8 @@ def quernel(
         (["cron", "reap_holds", "--list"], "not allowed"),
         (["tasks"], "COMMAND"),
         (["tasks", "retry", "7"], "is not a UUID"),
+        (["tasks", "retry"], "required"),
+        (["tasks", "retry", USER, "--dead"], "not allowed with"),
         (["tasks", "cancel", USER], "--reason"),
         (["tasks", "cancel", USER, "--reason", " "], "must not be empty"),
         (["tasks", "list", "--status", "lost"], "lost"),
@@ -157,7 +161,7 @@ def test_a_job_that_fails_ends_with_status_1(
     async def fail(*_: Any, **__: Any) -> JobRun:
         return JobRun("reap_holds", None, "database_timeout: no answer", 1.0)
 
-    monkeypatch.setattr(cli, "run_now", fail)
+    monkeypatch.setattr(cron_commands, "run_now", fail)
     status, _, err = quernel("cron", "reap_holds")
     assert (status, err) == (
         1,
@@ -168,35 +172,31 @@ def test_a_job_that_fails_ends_with_status_1(
 # Help -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        [],
-        ["status"],
-        ["cron"],
-        ["tasks"],
-        ["tasks", "list"],
-        ["tasks", "retry"],
-        ["tasks", "cancel"],
-        ["credits"],
-        ["credits", "grant"],
-        ["credits", "balance"],
-        ["credits", "statement"],
-        ["invoices"],
-        ["invoices", "record"],
-        ["payments"],
-        ["payments", "record"],
-        ["payments", "refund"],
-        ["plans"],
-        ["plans", "assign"],
-        ["stripe"],
-        ["stripe", "reconcile"],
-    ],
-)
-def test_every_command_has_help(command: list[str], quernel: Quernel) -> None:
-    status, out, _ = quernel(*command, "--help")
+def commands() -> Iterator[tuple[list[str], argparse.ArgumentParser]]:
+    """Every command and group of commands, by its words."""
+    left: list[tuple[list[str], argparse.ArgumentParser]] = [([], cli.build_parser())]
+    while left:
+        words, parser = left.pop()
+        yield words, parser
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                left += [([*words, name], one) for name, one in action.choices.items()]
+
+
+@pytest.mark.parametrize("words", [words for words, _ in commands()], ids=" ".join)
+def test_every_command_has_help(words: list[str], quernel: Quernel) -> None:
+    status, out, _ = quernel(*words, "--help")
     assert status == 0
-    assert out.startswith("usage: quernel")
+    assert out.startswith(" ".join(["usage: quernel", *words]))
+
+
+def test_every_command_says_what_it_does_and_takes_json() -> None:
+    for words, parser in commands():
+        assert parser.description, words
+        is_group = any(isinstance(one, argparse._SubParsersAction) for one in parser._actions)
+        assert is_group or "--json" in parser.format_help(), words
+        for action in parser._actions:
+            assert action.help or not action.option_strings, (words, action.dest)
 
 
 def test_the_installed_command_starts_without_settings() -> None:
@@ -262,6 +262,59 @@ def test_tasks_are_listed_retried_and_cancelled(
 
     status, out, _ = quernel("tasks", "cancel", id_, "--reason", "enough", "--json")
     assert (status, json.loads(out)["status"]) == (0, "cancelled")
+
+
+def test_all_that_was_given_up_of_a_kind_is_retried(
+    quernel: Quernel, db: Callable[[], psycopg.Connection]
+) -> None:
+    kind = f"test_{uuid.uuid4().hex[:12]}"
+    other = f"test_{uuid.uuid4().hex[:12]}"
+    made = "insert into private.tasks (kind, key, status, last_error, finished_at)"
+    made += " select %s, %s || n, 'dead', 'it broke', now() from generate_series(1, %s) as n"
+    connection = db()
+    connection.execute(made + " returning id", [kind, "a", 3])
+    connection.execute(made, [other, "b", 1])
+
+    status, out, _ = quernel("tasks", "dead", "--kind", kind, "--json")
+    ids = [row["id"] for row in json.loads(out)]
+    assert (status, len(ids)) == (0, 3)
+    status, out, _ = quernel("tasks", "dead", "--kind", kind)
+    assert out.count("it broke") == 3
+
+    # The first cannot be: another with its key waits.
+    connection.execute("select private.task_enqueue(%s, '{}', 'a1')", [kind])
+    status, out, err = quernel("tasks", "retry", "--dead", "--kind", kind, "--json")
+    said = json.loads(err[err.index("{") :])["error"]
+    assert (status, out, said["retried"]) == (1, "", 2)
+    assert [one["code"] for one in said["failures"]] == ["task_already_queued"]
+    assert said["failures"][0]["id"] == ids[-1]
+
+    rows = connection.execute(
+        "select t.kind = %s, t.status, count(*) from private.tasks as t where t.kind in (%s, %s)"
+        " group by 1, 2 order by 1, 2",
+        [kind, kind, other],
+    ).fetchall()
+    assert rows == [(False, "dead", 1), (True, "dead", 1), (True, "queued", 3)]
+    connection.execute("delete from private.tasks where kind in (%s, %s)", [kind, other])
+
+
+def test_several_tasks_are_retried_at_once(
+    quernel: Quernel, db: Callable[[], psycopg.Connection]
+) -> None:
+    kind = f"test_{uuid.uuid4().hex[:12]}"
+    connection = db()
+    ids = [
+        str(row[0])
+        for row in connection.execute(
+            "insert into private.tasks (kind, status, last_error, finished_at)"
+            " select %s, 'dead', 'it broke', now() from generate_series(1, 2) returning id",
+            [kind],
+        ).fetchall()
+    ]
+    status, out, err = quernel("tasks", "retry", *ids)
+    assert (status, out.split()) == (0, ["retried", "2"])
+    assert err.splitlines()[-1] == "retrying: 2 of 2"
+    connection.execute("delete from private.tasks where kind = %s", [kind])
 
 
 def test_credits_are_granted_once_per_key_and_shown(quernel: Quernel, new_user: NewUser) -> None:
@@ -396,7 +449,8 @@ def test_stripe_is_compared_and_what_was_missed_is_repaired(
         double.world.events.clear()
 
         status, out, err = quernel("stripe", "reconcile", "--days", "2", "--json")
-        assert (status, err) == (0, "")
+        assert status == 0
+        assert err.splitlines()[-1] == "comparing kinds of objects: 8 of 8"
         report = json.loads(out)
         assert report["repaired"] >= 1
         assert {f["outcome"] for f in report["findings"]} <= {"repaired", "skipped"}

@@ -7,6 +7,7 @@ run which was cut off goes on there; a page that is done twice is done once.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from functions.billing.mirror import reapplied
 from functions.billing.service import InboxService
@@ -47,15 +48,20 @@ class Reconciler:
         self._inbox = InboxService(database, gateway)
         self._livemode = expects_livemode(settings)
 
-    async def run(self, days: int | None = None) -> dict[str, Json]:
+    async def run(
+        self, days: int | None = None, tell: Callable[[int], None] = lambda _: None
+    ) -> dict[str, Json]:
         """Finish the run that is under way, or one over what was made in the last so many days.
 
-        Returns the report. Raises QuernelError; UnavailableError when it can go on later. What
-        cannot be repaired is in the report and stops nothing.
+        `tell` hears how many kinds of WALK are compared. Returns the report. Raises QuernelError;
+        UnavailableError when it can go on later. What cannot be repaired is in the report and stops
+        nothing.
         """
         run = await self._database.rpc("stripe_reconcile_start", p_object_type=WALK[0], p_days=days)
         while run["status"] == "running":
+            tell(WALK.index(run["object_type"]))
             run = await self._page(run)
+        tell(len(WALK))
         fields = {name: run[name] for name in COUNTS}
         log_event(logger, logging.INFO, "stripe reconciled", **fields)
         return {

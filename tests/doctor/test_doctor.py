@@ -154,7 +154,10 @@ PRODUCTION: dict[str, Any] = {
             "its limit is none, not 52428800",
         ),
         (
-            ["update storage.buckets set id = 'gone' where id = 'libraries'"],
+            [
+                "set local session_replication_role = replica",
+                "update storage.buckets set id = 'gone' where id = 'libraries'",
+            ],
             "bucket_libraries",
             "wrong",
             "does not exist",
