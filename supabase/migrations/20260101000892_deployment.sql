@@ -6,25 +6,33 @@
 create function private.deployment_openings() returns jsonb
 language sql stable security definer set search_path = ''
 as $$
+  with roles (name) as (
+    select r.rolname from pg_roles as r where r.rolname in ('anon', 'authenticated', 'service_role')
+  )
+
   select coalesce(jsonb_agg(f.found order by f.found), '[]'::jsonb)
   from (
     select format('%s may use schema %s', r.name, s.name) as found
-    from unnest(array['anon', 'authenticated']) as r (name)
+    from roles as r
     cross join unnest(array['backend', 'private']) as s (name)
-    where (r.name, s.name) <> ('authenticated', 'private') and has_schema_privilege(r.name, s.name, 'usage')
+    where r.name <> 'service_role' and (r.name, s.name) <> ('authenticated', 'private')
+      and has_schema_privilege(r.name, s.name, 'usage')
     union all
     select format('%s may execute %s', r.name, p.oid::regprocedure)
     from pg_proc as p
-    cross join unnest(array['anon', 'authenticated']) as r (name)
-    where p.pronamespace = 'backend'::regnamespace and has_function_privilege(r.name, p.oid, 'execute')
+    cross join roles as r
+    where r.name <> 'service_role' and p.pronamespace = 'backend'::regnamespace
+      and has_function_privilege(r.name, p.oid, 'execute')
     union all
-    select format('anon may execute %s', p.oid::regprocedure)
+    select format('%s may execute %s', r.name, p.oid::regprocedure)
     from pg_proc as p
-    where p.pronamespace = 'private'::regnamespace and has_function_privilege('anon', p.oid, 'execute')
+    cross join roles as r
+    where r.name = 'anon' and p.pronamespace = 'private'::regnamespace
+      and has_function_privilege(r.name, p.oid, 'execute')
     union all
     select format('%s may %s %s', r.name, v.name, c.oid::regclass)
     from pg_class as c
-    cross join unnest(array['anon', 'authenticated', 'service_role']) as r (name)
+    cross join roles as r
     cross join unnest(array['select', 'insert', 'update', 'delete', 'truncate']) as v (name)
     where c.relnamespace = 'private'::regnamespace and c.relkind in ('r', 'p', 'v', 'm')
       and has_table_privilege(r.name, c.oid, v.name)

@@ -19,6 +19,7 @@ from functions import cli
 from functions.core.database import Database
 from functions.core.settings import STRIPE_API_VERSION, Settings, get_settings
 from functions.cron.jobs import CRON_JOBS
+from functions.doctor import database as database_module
 from functions.doctor import invariants
 from functions.doctor.api import examine_api
 from functions.doctor.database import clock_finding, examine_database, seconds_of
@@ -136,6 +137,13 @@ PRODUCTION: dict[str, Any] = {
             "ahead of this checkout: 20990101000000",
         ),
         (
+            ["alter role service_role rename to somebody"],
+            "statement_timeout",
+            "wrong",
+            "no role service_role",
+        ),
+        (["alter schema storage rename to gone"], "buckets", "wrong", "no Supabase Storage"),
+        (
             ["drop schema supabase_migrations cascade"],
             "migrations",
             "unseen",
@@ -179,6 +187,13 @@ def test_each_thing_that_is_wrong_with_a_database_is_found(
     assert (finding.state, finding.mend is not None) == (state, True)
     assert said in finding.message
     assert len(wrong(found)) == 1
+
+
+def test_without_a_checkout_migrations_are_unseen(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(database_module, "MIGRATIONS", tmp_path)
+    assert wrong(judged(stack)) == ["migrations: unseen"]
 
 
 PG_NET = """
@@ -379,6 +394,30 @@ async def test_each_key_and_address_that_is_wrong_is_found(
         change = {"supabase_jwks_url": f"{stack.supabase_url}/auth/v1/.well-known/jwks.json"}
     found = wrong(await examine_api(settings_of(stack, **change)))
     assert [name for name in found if name in names] == names
+
+
+@pytest.mark.anyio
+async def test_a_backend_that_is_not_exposed_and_an_app_that_is_not_ready_are_found() -> None:
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        if request.path == "/ready":
+            return web.json_response({}, status=503)
+        if "Content-Profile" in request.headers:
+            return web.json_response({"code": "PGRST106"}, status=406)
+        return web.json_response({"keys": [1]})
+
+    async with serve(answer) as url:
+        settings = Settings(supabase_url=url, public_url=url, **GOOD)
+        found = await examine_api(settings)
+    assert wrong(found) == ["service_key: wrong", "auth: unseen", "functions: wrong"]
+    assert "does not expose backend" in one(found, "service_key").message
+
+
+@pytest.mark.anyio
+async def test_a_database_without_an_api_has_nothing_to_expose(
+    stack: Stack, functions_url: str
+) -> None:
+    settings = Settings(database_url=stack.functions_dsn, public_url=functions_url)
+    assert wrong(await examine_api(settings)) == ["exposed_schemas: unseen", "auth: unseen"]
 
 
 @pytest.mark.anyio
