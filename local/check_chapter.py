@@ -1,7 +1,7 @@
 """The invariants of sql/checks/ as a chapter of the migrations: `python -m local.check_chapter`.
 
-A database in production proves them by itself, once a day (the cron job `invariants`). The files
-are what people edit; a test compares the chapter with them.
+A database in production proves them by itself, once a day (the cron job `prove_invariants`). The
+files are what people edit; a test compares the chapter with them.
 """
 
 from __future__ import annotations

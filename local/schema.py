@@ -34,9 +34,10 @@ TABLES: LiteralString = """
 select c.oid, n.nspname || '.' || c.relname as name, c.relkind as kind,
   obj_description(c.oid, 'pg_class') as comment,
   c.relpersistence = 'u' as is_unlogged, c.relrowsecurity as has_security,
+  c.relforcerowsecurity as is_forced,
   c.reloptions as options,
   case when c.relkind = 'p' then pg_get_partkeydef(c.oid) end as partition_key,
-  case when c.relkind = 'm' then pg_get_viewdef(c.oid, true) end as query
+  case when c.relkind in ('v', 'm') then pg_get_viewdef(c.oid, true) end as query
 from pg_class as c
 inner join pg_namespace as n on n.oid = c.relnamespace
 where n.nspname in ('public', 'backend', 'private') and c.relkind in ('r', 'p', 'v', 'm')
@@ -81,7 +82,8 @@ order by tgname
 """,
     "policy": """
 select format(
-  'CREATE POLICY %%I FOR %%s TO %%s%%s%%s', polname,
+  'CREATE POLICY %%I%%s FOR %%s TO %%s%%s%%s', polname,
+  case when polpermissive then '' else ' AS RESTRICTIVE' end,
   case polcmd
     when 'r' then 'SELECT' when 'a' then 'INSERT' when 'w' then 'UPDATE' when 'd' then 'DELETE'
     else 'ALL'
@@ -138,7 +140,8 @@ select format('%s.%s(%s)', n.nspname, p.proname, pg_get_function_arguments(p.oid
   pg_get_function_result(p.oid) as result, l.lanname as language,
   case p.provolatile when 'i' then 'immutable' when 's' then 'stable' else 'volatile' end
     as volatility,
-  p.prosecdef as is_definer, p.proconfig as settings,
+  p.prosecdef as is_definer, p.proisstrict as is_strict, p.proleakproof as is_leakproof,
+  p.proconfig as settings, p.proacl is null as is_for_everybody,
   obj_description(p.oid, 'pg_proc') as comment,
   left(encode(sha256(convert_to(
     coalesce(p.prosrc, '') || coalesce(pg_get_function_sqlbody(p.oid), ''), 'UTF8'
@@ -189,7 +192,7 @@ def _tables(connection: Connection) -> Iterator[str]:
         lines = [f"-- {table['comment']}"]
         if table["kind"] in ("v", "m"):
             kind = "materialized view" if table["kind"] == "m" else "view"
-            lines += [f"create {kind} {table['name']} as", table["query"] or ""]
+            lines += [f"create {kind} {table['name']}{_options(table)} as", table["query"] or ""]
         else:
             columns = [_column(one) for one in _rows(connection, COLUMNS, table["oid"])]
             constraints = [(one, "") for one in _lines(connection, "constraint", table["oid"])]
@@ -229,9 +232,14 @@ def _listed(items: list[tuple[str, str]]) -> Iterator[str]:
 
 def _end(table: Row) -> str:
     partitioned = f" partition by {table['partition_key']}" if table["partition_key"] else ""
-    options = f" with ({', '.join(table['options'])})" if table["options"] else ""
     security = "" if table["has_security"] else "  -- without row level security"
-    return f"){partitioned}{options};{security}"
+    if table["is_forced"]:
+        security = "  -- row level security for its owner too"
+    return f"){partitioned}{_options(table)};{security}"
+
+
+def _options(table: Row) -> str:
+    return f" with ({', '.join(table['options'])})" if table["options"] else ""
 
 
 def _elsewhere(connection: Connection) -> Iterator[str]:
@@ -258,13 +266,16 @@ def _rest(connection: Connection) -> Iterator[str]:
             row["volatility"],
             *(["security definer"] if row["is_definer"] else []),
         ]
+        how += [word for word in ("strict", "leakproof") if row[f"is_{word}"]]
         how += [f"set {one}" for one in row["settings"] or []]
         lines = [
             f"-- {row['comment']}",
             f"create function {row['name']} returns {row['result']}",
             f"  {', '.join(how)};  -- {row['digest']}",
         ]
-        if row["roles"]:
+        if row["is_for_everybody"]:
+            lines.append("  grant execute to public;")
+        elif row["roles"]:
             lines.append(f"  grant execute to {', '.join(row['roles'])};")
         yield "\n".join(lines)
 

@@ -1711,6 +1711,7 @@ create table public.usage_logs (
   user_agent text,  -- Which client sent it; null once usage_address_days have passed.
   created_at timestamp with time zone not null,  -- When it was accepted.
   finished_at timestamp with time zone,  -- When it was finalized.
+  request_id uuid default private.request_id(),  -- The id by which logs and traces know it: x-request-id of the answer; null for rows that clients caused in the database.
   constraint usage_logs_have_one_row_per_request PRIMARY KEY (id, created_at),
   constraint a_provider_key_is_ones_own CHECK (provider_key_id IS NULL OR credential = 'own'::text),
   constraint a_started_row_is_unfinished CHECK ((status = 'started'::text) = (finished_at IS NULL)),
@@ -2473,6 +2474,7 @@ create table private.tasks (
   started_at timestamp with time zone,  -- When the latest attempt began.
   finished_at timestamp with time zone,  -- When it was done, died or was cancelled.
   updated_at timestamp with time zone not null default now(),  -- When anything in the row last changed.
+  request_id uuid default private.request_id(),  -- The request or cron run that asked for it, as logs have it; null for what clients caused in the database.
   constraint tasks_pkey PRIMARY KEY (id),
   constraint a_dead_task_has_a_reason CHECK (status <> 'dead'::text OR last_error IS NOT NULL),
   constraint a_finished_task_says_when CHECK ((status = ANY (ARRAY['done'::text, 'dead'::text, 'cancelled'::text])) = (finished_at IS NOT NULL)),
@@ -2928,6 +2930,11 @@ create function backend.customer_attach(p_claim_id uuid, p_customer_id text) ret
 -- The Stripe customer of an organization, else of the user; where there is none yet, what to create it with: the same for every caller until it exists.
 create function backend.customer_claim(p_user_id uuid, p_organization_id uuid DEFAULT NULL::uuid) returns jsonb
   plpgsql, volatile, security definer, set search_path="";  -- 2eb7ac7cf650b4c7
+  grant execute to service_role;
+
+-- For operators: how the database is set up, as facts that `quernel doctor` judges. Holds no secret.
+create function backend.deployment_report() returns jsonb
+  plpgsql, stable, security definer, set search_path="";  -- 1c58e9d6a650bba8
   grant execute to service_role;
 
 -- Adds a document (an API key needs the scope documents): where its file goes is storage_path of the answer. 402 plan_limit_reached, 400 document_too_large, document_type_unknown.
@@ -3482,7 +3489,7 @@ create function backend.task_cancel(p_id uuid, p_reason text) returns jsonb
 
 -- Leases due tasks of these kinds to a worker, never one task to two; of a kind in p_limits no more than that. Extends the holds they work under.
 create function backend.task_claim(p_kinds text[], p_worker text, p_limit integer, p_lease_seconds integer, p_limits jsonb DEFAULT '{}'::jsonb) returns jsonb
-  plpgsql, volatile, security definer, set search_path="";  -- 03f8cf061a8a0bdf
+  plpgsql, volatile, security definer, set search_path="";  -- 73b8cc590475d0c7
   grant execute to service_role;
 
 -- Records that a task is done. 409 lease_lost when another may have it.
@@ -3501,8 +3508,8 @@ create function backend.task_give_back(p_id uuid, p_lease_token uuid) returns js
   grant execute to service_role;
 
 -- Tasks, newest first, without their payloads; p_before is the last id of the page before.
-create function backend.task_list(p_status text DEFAULT NULL::text, p_kind text DEFAULT NULL::text, p_limit integer DEFAULT 50, p_before uuid DEFAULT NULL::uuid) returns jsonb
-  sql, stable, security definer, set search_path="";  -- a2063c347365085e
+create function backend.task_list(p_status text DEFAULT NULL::text, p_kind text DEFAULT NULL::text, p_limit integer DEFAULT 50, p_before uuid DEFAULT NULL::uuid, p_request_id uuid DEFAULT NULL::uuid) returns jsonb
+  sql, stable, security definer, set search_path="";  -- 6c45287fe7edd9e7
   grant execute to service_role;
 
 -- Deletes at most p_limit done and cancelled tasks older than p_days (or task_retention_days). Dead ones stay.
@@ -4247,6 +4254,14 @@ create function private.delete_personal_conversations() returns trigger
 -- Trigger: a person's own documents go with them; those of organizations stay, without an author.
 create function private.delete_personal_documents() returns trigger
   plpgsql, volatile, security definer, set search_path="";  -- 2aff80da012ef986
+
+-- What the API's roles may do in backend and private that they should not; sql/checks say more.
+create function private.deployment_openings() returns jsonb
+  sql, stable, security definer, set search_path="";  -- 8adff6b8d26d5e19
+
+-- statement_timeout of the roles that the API and the functions log in as; null where a role sets none.
+create function private.deployment_timeouts() returns jsonb
+  sql, stable, security definer, set search_path="";  -- 2d63b6129ec6df82
 
 -- Switches a locked endpoint off and tells its owner.
 create function private.disable_webhook_endpoint(p_endpoint public.webhook_endpoints, p_reason text) returns void
@@ -5187,6 +5202,10 @@ create function private.remove_member(p_organization_id uuid, p_user_id uuid) re
   plpgsql, volatile, security definer, set search_path="";  -- 7fd004a73e2bbfcd
   grant execute to authenticated;
 
+-- The request, task or cron run on whose behalf the functions call, as logs have it; null where nobody says.
+create function private.request_id() returns uuid
+  plpgsql, stable, set search_path="";  -- 1c0c1d675372d813
+
 -- Refuses a value that a capability does not cover: none at all (400 unsupported_parameter), or outside its list or range (400 invalid_argument with what would do).
 create function private.require_able(p_param text, p_value jsonb, p_able jsonb) returns void
   plpgsql, immutable, set search_path="";  -- d4d00cf6c4689ed5
@@ -5572,7 +5591,7 @@ create function private.task_enqueue(p_kind text, p_payload jsonb, p_key text DE
 
 -- A task as operators see it, as JSON.
 create function private.task_summary(p_task private.tasks) returns jsonb
-  sql, stable, security definer, set search_path="";  -- 3101b04d7e61baff
+  sql, stable, security definer, set search_path="";  -- cd82f66ff8f584b4
 
 -- Tells the owners of up to p_limit subscriptions that these, or their trials, end within subscription_expiring_days; how many it told. An end that is moved is told again.
 create function private.tell_expiring_subscriptions(p_limit integer) returns integer
@@ -5612,7 +5631,7 @@ create function private.text_ranks(p_version_ids uuid[], p_query text, p_content
 
 -- What a text weighs in a prompt, as functions/chat/counting.py weighs it: tokens at most, bytes, and how many of these are digits.
 create function private.text_weight(p_text text, OUT bound bigint, OUT bytes bigint, OUT digits bigint) returns record
-  plpgsql, immutable, set search_path="";  -- a446701f6fc609aa
+  plpgsql, immutable, strict, set search_path="";  -- a446701f6fc609aa
 
 -- A JSON list of texts as an array; null for anything else.
 create function private.texts(p_list jsonb) returns text[]

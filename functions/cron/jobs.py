@@ -205,7 +205,7 @@ CRON_JOBS: Mapping[str, CronJob] = {
         DAY,
         (Step("conversations_archive", batch=500), Step("images_archive", batch=500)),
     ),
-    "invariants": CronJob(
+    "prove_invariants": CronJob(
         "Prove what must be true of the whole database",
         HOUR,
         (Step("invariants_prove", batch=1, seconds=600.0),),

@@ -71,7 +71,7 @@ class PageReader:
 
     def __init__(self, seconds: float = SECONDS) -> None:
         self._lock = threading.Lock()
-        self.child = Child("functions.libraries.children.pages", Answers(1, ANSWER_BYTES), seconds)
+        self.child = Child("functions.libraries.children.pages", Answers((ANSWER_BYTES,)), seconds)
         self._pages = 0
 
     def __enter__(self) -> Self:

@@ -19,5 +19,6 @@ def test_what_sets_a_longer_time_limit_is_called_with_one() -> None:
     )
     called = {name for name in slow if f'"{name}"' in python}
     waited = set(re.findall(r'\.long_rpc\(\s*"(\w+)"', python))
+    waited |= set(re.findall(r'Step\(\s*"(\w+)",[^)]*seconds=', python))
     assert called <= waited
     assert not slow & set(re.findall(r'\.rpc\(\s*"(\w+)"', python))

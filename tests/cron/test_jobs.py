@@ -71,7 +71,7 @@ async def test_intervals_are_those_the_product_promises() -> None:
         "provider_key_uses_purge": 86_400,
         "stripe_reconcile": 86_400,
         "archive": 86_400,
-        "invariants": 3600,
+        "prove_invariants": 3600,
         "cron_runs_purge": 86_400,
         "task_purge": 86_400,
     }

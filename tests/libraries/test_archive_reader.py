@@ -81,17 +81,19 @@ def test_a_list_of_members_that_is_too_long_is_not_read(monkeypatch: pytest.Monk
     def never(*_: object, **__: object) -> None:
         raise AssertionError("it was read")
 
-    for large in (False, True):
-        content = bytearray(zipped(FILES))
-        end = content.rfind(b"PK\x05\x06")
-        if large:
-            content[end:end] = b"PK\x06\x06" + struct.pack(
-                "<QHHIIQQQQ", 44, 45, 45, 0, 0, 1, 1, MAX_DIRECTORY_BYTES + 1, 0
-            )
-            end = content.rfind(b"PK\x05\x06")
-            struct.pack_into("<I", content, end + 12, 0xFFFFFFFF)
-        else:
-            struct.pack_into("<I", content, end + 12, MAX_DIRECTORY_BYTES + 1)
+    plain, large, hidden = (bytearray(zipped(FILES)) for _ in range(3))
+    for content in (plain, hidden):
+        struct.pack_into("<I", content, len(content) - 10, MAX_DIRECTORY_BYTES + 1)
+    # What looks like another end, in the numbers of this one.
+    hidden[-14:-10] = b"PK\x05\x06"
+    end = large.rfind(b"PK\x05\x06")
+    large[end:end] = (
+        b"PK\x06\x06"
+        + struct.pack("<QHHIIQQQQ", 44, 45, 45, 0, 0, 1, 1, MAX_DIRECTORY_BYTES + 1, 0)
+        + b"PK\x06\x07"
+        + struct.pack("<IQI", 0, end, 1)
+    )
+    for content in (plain, large, hidden):
         with monkeypatch.context() as patch:
             patch.setattr(zipfile, "ZipFile", never)
             with pytest.raises(ParseError) as caught:
@@ -128,7 +130,5 @@ def test_what_a_process_says_is_not_believed(
 
 
 def test_an_answer_is_no_longer_than_it_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        archive_reader, "Answers", lambda frames, max_bytes: Answers(frames, min(max_bytes, 10))
-    )
+    monkeypatch.setattr(archive_reader, "Answers", lambda max_bytes: Answers((max_bytes[0], 10)))
     assert code_of(zipped(FILES)) == "crashed"

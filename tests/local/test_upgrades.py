@@ -54,6 +54,8 @@ GOOD = {
     "  return '{}';\nend\n$$;",
     "table": TIMEOUTS + "create table public.notes (id uuid primary key, text text not null);",
     "setting": "update private.settings set value = '1' where name = 'x';",
+    "trigger": TIMEOUTS + "create or replace trigger a before update on public.messages"
+    " for each row execute function private.touch_updated_at();",
     "comment": "-- update public.messages set note = '';\nselect 1;",
 }
 
@@ -85,6 +87,20 @@ def test_a_problem_says_where_it_is_and_what_to_write_instead(tmp_path: Path) ->
 
 def test_chapters_are_edited_in_place_and_not_looked_at(tmp_path: Path) -> None:
     assert rules(tmp_path, BAD["ban-drop-table"], "20260101000500_usage.sql") == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "do $$\nbegin\n  update public.messages set note = '';\nend\n$$;",
+        "with old as (select 1) update public.messages set note = '';",
+        "with gone as (delete from only public.messages returning id) select 1;",
+    ],
+    ids=["block", "with", "returning"],
+)
+def test_rows_are_changed_in_many_ways(tmp_path: Path, text: str) -> None:
+    assert rules(tmp_path, TIMEOUTS + text) == ["backfill-in-batches"]
+    assert rules(tmp_path, f"{TIMEOUTS}-- upgrade-ignore backfill-in-batches: ten\n{text}") == []
 
 
 def test_a_rule_can_be_set_aside_in_the_file_with_a_reason(tmp_path: Path) -> None:

@@ -33,10 +33,9 @@ class LostError(Exception):
 
 @dataclass(frozen=True)
 class Answers:
-    """What a process answers with: how many frames, of how many bytes together at most."""
+    """What a process answers with: frames, each of so many bytes at most."""
 
-    frames: int
-    max_bytes: int
+    max_bytes: tuple[int, ...]
 
 
 class Child:
@@ -113,12 +112,10 @@ def _exchanged(
     except BrokenPipeError:
         return None
     found: list[bytes] = []
-    room = answers.max_bytes
-    for _ in range(answers.frames):
-        part = read_frame(process.stdout, room)
+    for most in answers.max_bytes:
+        part = read_frame(process.stdout, most)
         if part is None:
             return None
-        room -= len(part)
         found.append(part)
     return found
 

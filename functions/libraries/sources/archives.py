@@ -10,7 +10,6 @@ import bz2
 import gzip
 import io
 import lzma
-import struct
 import tarfile
 import zipfile
 import zlib
@@ -27,7 +26,7 @@ MAX_UNPACKED_BYTES = 1024 * 1024 * 1024
 MAX_KEPT_BYTES = 128 * 1024 * 1024
 MAX_FILE_BYTES = 10 * 1024 * 1024  # as functions/libraries/parsing takes
 MAX_MEMBERS = 200_000
-MAX_DIRECTORY_BYTES = 64 * 1024 * 1024
+MAX_DIRECTORY_BYTES = 32 * 1024 * 1024
 """Of a zip's list of its members, which is read whole: for as many members, of long names."""
 
 MAX_FILES = 20_000
@@ -48,6 +47,8 @@ _UNREADABLE = (
     IndexError,
     OverflowError,
 )
+
+_SIZE_OF_DIRECTORY = zipfile._ECD_SIZE  # type: ignore[attr-defined]  # noqa: SLF001
 
 IsWanted = Callable[[str], bool]
 
@@ -111,17 +112,9 @@ def _zipped(
 
 
 def _directory_bytes(content: bytes) -> int:
-    """What the end of a zip says of the size of its list (APPNOTE.TXT, 4.3.14 and 4.3.16)."""
-    end = content.rfind(b"PK\x05\x06", max(0, len(content) - 65_557))
-    if end < 0 or len(content) < end + 22:
-        return 0
-    size: int = struct.unpack_from("<I", content, end + 12)[0]
-    large = content.rfind(b"PK\x06\x06", max(0, end - 20 - 65_557), end)
-    if large >= 0 and len(content) >= large + 48:
-        size = max(
-            size if size != 0xFFFFFFFF else 0, *struct.unpack_from("<Q", content, large + 40)
-        )
-    return size
+    """What the end of a zip says of the size of its list, found as ZipFile itself finds it."""
+    end = zipfile._EndRecData(io.BytesIO(content))  # type: ignore[attr-defined]  # noqa: SLF001
+    return 0 if end is None else int(end[_SIZE_OF_DIRECTORY])
 
 
 def _tarred(
