@@ -6,6 +6,7 @@
 --   organization_members      owner, admin or member, with an optional monthly credit budget
 --   organization_invitations  a link sent to an email address; its tokens are kept only as hashes
 --   private.operator_actions  what operators did, append-only
+--   private.person_pseudonyms by which name append-only rows know a person; goes with the profile, and they with nobody
 --
 -- Locks: profile, then organization, then member and invitation rows. Every function that changes an organization
 -- locks its row first, so the rules that count (an owner remains, a plan's number of members) cannot be raced; and
@@ -256,11 +257,22 @@ comment on table private.operator_actions is 'What operators did, append-only.';
 comment on column private.operator_actions.id is 'Order in which it was written.';
 comment on column private.operator_actions.actor is 'Who did it, as the operator''s tool names them.';
 comment on column private.operator_actions.action is 'What was done, as the function is called.';
-comment on column private.operator_actions.subject is 'What it was done to: kind and id, as in user:<id>.';
+comment on column private.operator_actions.subject is 'What it was done to: kind and id, as in organization:<id>; of a person user:<pseudonym>.';
 comment on column private.operator_actions.before is 'What changed, as it was.';
 comment on column private.operator_actions.after is 'What changed, as it is.';
 comment on column private.operator_actions.reason is 'Why, in the operator''s words.';
 comment on column private.operator_actions.created_at is 'When.';
+
+create table private.person_pseudonyms (
+  user_id uuid primary key references public.profiles (id) on delete cascade,
+  pseudonym uuid not null unique default gen_random_uuid(),
+  created_at timestamptz not null default now()
+);
+
+comment on table private.person_pseudonyms is 'By which name rows that can never be changed know a person. Without this row nobody can say any more who it was.';
+comment on column private.person_pseudonyms.user_id is 'The person.';
+comment on column private.person_pseudonyms.pseudonym is 'The name, drawn at random.';
+comment on column private.person_pseudonyms.created_at is 'When it was first needed.';
 
 create index operator_actions_by_subject on private.operator_actions (subject, created_at desc);
 
@@ -296,6 +308,7 @@ alter table public.organization_members enable row level security;
 alter table public.organization_invitations enable row level security;
 alter table private.organization_invitation_tokens enable row level security;
 alter table private.operator_actions enable row level security;
+alter table private.person_pseudonyms enable row level security;
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- Who is asking: what policies and other chapters call
@@ -642,6 +655,24 @@ using (organization_id in (select private.my_admin_organization_ids()));
 -- Functions: operators
 -- ---------------------------------------------------------------------------------------------------------------
 
+create function private.pseudonym(p_user_id uuid) returns uuid
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_pseudonym uuid;
+begin
+  insert into private.person_pseudonyms as p (user_id) values (p_user_id)
+  on conflict (user_id) do nothing
+  returning p.pseudonym into v_pseudonym;
+  if v_pseudonym is null then
+    select p.pseudonym into v_pseudonym from private.person_pseudonyms as p where p.user_id = p_user_id;
+  end if;
+  return v_pseudonym;
+end
+$$;
+
+comment on function private.pseudonym(uuid) is 'By which name append-only rows know a person: the same for all of them, until the person is erased.';
+
 create function private.record_operator_action(
   p_actor text,
   p_action text,
@@ -687,7 +718,7 @@ begin
   end if;
   update public.profiles as p set is_active = p_is_active where p.id = p_user_id and p.is_active <> p_is_active;
   perform private.record_operator_action(
-    p_actor, 'user_set_active', 'user:' || p_user_id,
+    p_actor, 'user_set_active', 'user:' || private.pseudonym(p_user_id),
     jsonb_build_object('is_active', v_was_active), jsonb_build_object('is_active', p_is_active), p_reason);
   return jsonb_build_object(
     'user_id', p_user_id, 'is_active', p_is_active, 'changed', v_was_active <> p_is_active);

@@ -11,6 +11,14 @@ from tests.support.people import call
 from tests.support.service import ServiceError
 
 
+def about(db, person):
+    """The subject of what operators did to a person."""
+    row = db().execute(
+        "select 'user:' || pseudonym from private.person_pseudonyms where user_id = %s", [person.id]
+    )
+    return row.fetchone()[0]
+
+
 def actions(db, subject):
     rows = db().execute(
         "select actor, action, before, after, reason from private.operator_actions"
@@ -104,7 +112,7 @@ def test_nobody_rewrites_what_operators_did(db, service, new_person, statement, 
     connection.execute(session.encode())
     with pytest.raises(psycopg.errors.RestrictViolation):
         connection.execute(statement.encode())
-    assert len(actions(db, f"user:{person.id}")) == 1
+    assert len(actions(db, about(db, person))) == 1
 
 
 def test_a_suspension_is_done_and_written_down(service, new_person, db):
@@ -114,9 +122,24 @@ def test_a_suspension_is_done_and_written_down(service, new_person, db):
     )
     assert answer == {"user_id": person.id, "is_active": False, "changed": True}
     assert person.rows("select * from public.profiles") == []
-    assert actions(db, f"user:{person.id}") == [
+    assert actions(db, about(db, person)) == [
         ("ops", "user_set_active", {"is_active": True}, {"is_active": False}, "abuse")
     ]
+
+
+def test_what_operators_did_names_nobody_who_was_erased(service, new_person, db):
+    person = new_person()
+    service.rpc(
+        "user_set_active", p_user_id=person.id, p_is_active=False, p_actor="ops", p_reason="abuse"
+    )
+    subject = about(db, person)
+    assert person.id not in subject
+    db().execute("delete from auth.users where id = %s", [person.id])
+    assert len(actions(db, subject)) == 1
+    row = db().execute(
+        "select count(*) from private.person_pseudonyms where 'user:' || pseudonym = %s", [subject]
+    )
+    assert row.fetchone() == (0,)
 
 
 def test_a_restored_person_is_back(service, new_person):

@@ -18,6 +18,10 @@ BARE = "create table public.bare (id integer)"
 FUNCTION = "create function {} returns integer language sql set search_path = '' as 'select 1'"
 GRANTED = FUNCTION.format("{}.leaky()") + "; grant execute on function {}.leaky() to {}"
 
+NOBODYS = (
+    "create table private.bare (id integer); insert into private.personal_tables"
+    " (table_schema, table_name, erasure, is_exported) values ('private', 'bare', 'none', false)"
+)
 PARTITION = f"private.usage_logs_{datetime.now(UTC):%Y_%m}"
 
 # number of the check → what is wrong, and the subject it must name
@@ -200,6 +204,54 @@ SINS: dict[str, list[tuple[str, str]]] = {
             "private.drawer",
         ),
         ("alter publication supabase_realtime add table public.usage_logs", PARTITION),
+    ],
+    "023": [
+        (BARE, "bare"),
+        ("create materialized view private.bare as select 1 as one", "private.bare"),
+        (f"{NOBODYS}; drop table private.bare", "private.bare"),
+    ],
+    "024": [
+        *[
+            (f"alter table public.agents add column whatever {kind}", "agents.whatever")
+            for kind in (
+                "text",
+                "varchar(3)",
+                "text[]",
+                "jsonb",
+                "inet",
+                "bytea",
+                "tsvector",
+                "extensions.halfvec(3)",
+                "uuid references public.profiles (id) on delete cascade",
+            )
+        ],
+        ("alter table public.agents rename column name to title", "public.agents.name"),
+    ],
+    "025": [
+        (f"{NOBODYS}; alter table private.bare add column author uuid", "private.bare"),
+        (
+            f"{NOBODYS}; alter table private.bare add column hold uuid references"
+            " private.credit_holds (id)",
+            "private.bare",
+        ),
+        (
+            f"{NOBODYS}; insert into private.personal_data values"  # noqa: S608
+            " ('private', 'bare', 'id', 'contact', 'row', true)",
+            "private.bare",
+        ),
+    ],
+    "026": [
+        ("create table private.bare (id uuid references public.profiles (id))", "private.bare"),
+        (
+            "update private.personal_tables set erasure = 'forget', reason = 'why'"
+            " where table_name = 'agents'",
+            "public.agents.name",
+        ),
+        (
+            "update private.personal_tables set erased_by = 'cascade'"
+            " where table_name = 'user_generation_stats'",
+            "private.user_generation_stats",
+        ),
     ],
 }
 

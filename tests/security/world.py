@@ -82,6 +82,12 @@ ROWS: dict[str, dict[str, LiteralString]] = {
     "private.operator_actions": {"shared": "actor = %(operator)s"},
     "private.organization_invitation_tokens": {"organization": "invitation_id = %(invitation)s"},
     "private.plan_prices": {"shared": "stripe_price_id = %(price)s"},
+    "private.person_pseudonyms": {
+        "owner": "user_id = %(owner)s",
+        "organization": "user_id = %(founder)s",
+    },
+    "private.personal_data": {"shared": "table_name = 'profiles'"},
+    "private.personal_tables": {"shared": "table_name = 'profiles'"},
     "private.provider_key_rates": {
         "owner": "user_id = %(owner)s",
         "organization": "user_id = %(founder)s",
@@ -321,6 +327,7 @@ def build(connection: psycopg.Connection) -> World:
         )["id"]
         ids[f"{name}_provider_key"] = _bring(connection, user or ids["founder"], organization)
         _draw(connection, user or ids["founder"], organization)
+        _call(connection, "private.pseudonym", user or ids["founder"])
         put_in(connection, user or ids["founder"], organization)
         connection.execute(
             "insert into private.ad_rewards (transaction_id, user_id, ad_unit, credits)"

@@ -1,0 +1,1 @@
+"""Tests of privacy: the catalogue of personal data, and erasure."""
