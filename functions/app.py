@@ -31,6 +31,7 @@ from functions.libraries import owners_api as library_owners
 from functions.libraries.mcp import discovery as mcp_discovery
 from functions.libraries.mcp import server as mcp
 from functions.notifications import api as notifications
+from functions.privacy import api as privacy
 from functions.provider_keys import api as provider_keys
 
 VERSION = "0.1.0"
@@ -62,6 +63,7 @@ ROUTERS = (
     billing.router,
     notifications.router,
     provider_keys.router,
+    privacy.router,
     health.router,
     api_reference.router,
 )

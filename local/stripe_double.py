@@ -245,15 +245,22 @@ class StripeDouble:
                 self._charge if resource == "payment_intents" else partial(self._create, resource)
             )
             return _unknown(params, PARAMETERS[resource]) or create(params)
-        if method != "GET" and resource.startswith("subscriptions/"):
-            return self._subscription(method, resource.removeprefix("subscriptions/"), params)
+        if method == "DELETE" and folder in self._endings:
+            return self._endings[folder](self, object_id)
+        if method == "POST" and resource.startswith("subscriptions/"):
+            return self._subscription(resource.removeprefix("subscriptions/"), params)
         if method == "GET" and resource in LISTED:
             return _unknown(params, LIST_PARAMETERS) or self._list(resource, params)
         if method == "GET" and folder in READABLE:
             return self._found(object_id, folder)
-        if method == "POST" and (act := self._acts.get((folder.rpartition("/")[0], object_id))):
-            return act(self, folder.rpartition("/")[2], params)
-        return _error(404, "invalid_request_error", f"Unrecognized request URL ({method}: {path}).")
+        act = self._acts.get((folder.rpartition("/")[0], object_id)) if method == "POST" else None
+        return (
+            act(self, folder.rpartition("/")[2], params)
+            if act
+            else _error(
+                404, "invalid_request_error", f"Unrecognized request URL ({method}: {path})."
+            )
+        )
 
     def _endpoints(self) -> dict[str, Any]:
         """The one that events are delivered to, as if an operator had made it."""
@@ -316,11 +323,20 @@ class StripeDouble:
                 400, "invalid_request_error", str(error), "payment_intent_unexpected_state"
             )
 
-    def _subscription(self, method: str, resource: str, params: dict[str, Any]) -> Response:
-        if method == "DELETE":
-            if self.world.objects.get(resource, {}).get("status") == "canceled":
-                return _missing("subscription", 404)
-            return _answered(partial(self.world.end, resource))
+    def _delete_customer(self, customer_id: str) -> Response:
+        if not self.world.has(customer_id):
+            return _missing("customer", 404)
+        self.world.delete_customer(customer_id)
+        return JSONResponse(self.world.objects[customer_id])
+
+    def _end_subscription(self, subscription_id: str) -> Response:
+        if self.world.objects.get(subscription_id, {}).get("status") == "canceled":
+            return _missing("subscription", 404)
+        return _answered(partial(self.world.end, subscription_id))
+
+    _endings: ClassVar = {"customers": _delete_customer, "subscriptions": _end_subscription}
+
+    def _subscription(self, resource: str, params: dict[str, Any]) -> Response:
         if resource.endswith("/resume"):
             return _answered(partial(self.world.unpause, resource.removesuffix("/resume")))
         return _unknown(params, SUBSCRIPTION_PARAMETERS) or _answered(

@@ -18,6 +18,7 @@ from stripe.params import CustomerCreateParams
 from stripe.params.checkout import SessionCreateParams, SessionCreateParamsLineItem
 
 from functions.billing.stripe_errors import provider_error, translated
+from functions.core.errors import QuernelError
 from functions.core.json import Json
 from functions.core.lifespan import open_stripe
 from functions.core.settings import Settings
@@ -96,6 +97,22 @@ class StripeGateway:
                 params, {"idempotency_key": f"quernel-customer-{claim_id}"}
             )
         return customer.id
+
+    async def delete_customer(self, customer_id: str) -> Reading:
+        """Delete a customer, which ends subscriptions and detaches cards; repeated, the same.
+
+        Invoices stay: https://docs.stripe.com/api/customers/delete
+        """
+        try:
+            with translated("customers.delete"):
+                gone = await self._v1.customers.delete_async(
+                    customer_id, {}, {"idempotency_key": f"quernel-erase-{customer_id}"}
+                )
+                return reading_of(gone)
+        except QuernelError as error:
+            if error.code != "payment_provider_error":
+                raise
+            return await self.read("customer", customer_id)
 
     async def create_session(
         self,

@@ -185,6 +185,11 @@ CRON_JOBS: Mapping[str, CronJob] = {
         HOUR,
         (Step("documents_expire", batch=200),),
     ),
+    "erasures_due": CronJob(
+        "Have a worker erase people whose grace period is over, and go on where one had to wait",
+        10 * MINUTE,
+        (Step("erasures_due", batch=100),),
+    ),
     "provider_keys_revalidate": CronJob(
         "Have a worker ask providers about keys that lie idle",
         HOUR,

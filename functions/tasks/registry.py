@@ -16,6 +16,7 @@ from functions.images.analysis import analyze_image, refresh_insights
 from functions.images.tasks import delete_files, generate_image
 from functions.libraries.tasks import crawl_library, embed_library
 from functions.notifications.tasks import send_email, send_event
+from functions.privacy.tasks import erase_person
 from functions.provider_keys.tasks import check_idle_key
 from functions.tasks.context import TaskKind
 
@@ -29,6 +30,7 @@ TASK_KINDS: Mapping[str, TaskKind] = {
     "library_embed": TaskKind(embed_library, timeout_seconds=3600, share=1 / 16),
     "files_delete": TaskKind(delete_files, timeout_seconds=120),
     "email": TaskKind(send_email, timeout_seconds=120),
+    "person_erase": TaskKind(erase_person, timeout_seconds=1800, share=1 / 8),
     "auto_top_up": TaskKind(buy_automatic_top_up, timeout_seconds=120),
     "checkout_expire": TaskKind(expire_checkout, timeout_seconds=60),
     "subscription_cancel": TaskKind(cancel_subscription, timeout_seconds=60),

@@ -16,7 +16,7 @@ from private.personal_data as d
 inner join private.personal_tables as p on d.table_schema = p.table_schema and d.table_name = p.table_name
 where (d.erasure = 'row' and p.erasure <> 'delete')
   or (d.erasure = 'keep' and p.erasure = 'delete')
-  or (d.erasure in ('null', 'empty') and p.erasure = 'keep')
+  or (d.erasure = 'null' and p.erasure = 'keep')
 union all
 select
   format('%I.%I', p.table_schema, p.table_name) as subject,

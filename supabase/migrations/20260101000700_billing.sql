@@ -1310,7 +1310,7 @@ begin
           and e.key not in (
             'billing_details', 'customer_details', 'collected_information', 'shipping', 'shipping_details', 'owner',
             'evidence', 'custom_fields', 'tax_id', 'tax_ids', 'customer_tax_ids', 'dob', 'customer_email_address',
-            'customer_signature', 'next_action'
+            'customer_signature', 'next_action', 'quernel_user_id'
           )
       ), '{}');
     when 'array' then
@@ -1328,7 +1328,7 @@ end
 $$;
 
 comment on function private.stripe_redact(jsonb) is
-'A Stripe payload without names, addresses, emails, phones, IPs, card fingerprints, tax ids, client secrets and pages on which a payment is confirmed: what no handler needs and erasure would have to find.';
+'A Stripe payload without names, addresses, emails, phones, IPs, card fingerprints, tax ids, client secrets, pages on which a payment is confirmed and our id of a person: what no handler needs and erasure would have to find.';
 
 create function private.stripe_apply(p_event private.stripe_events, p_object jsonb) returns jsonb
 language plpgsql volatile security definer set search_path = ''

@@ -510,7 +510,11 @@ begin
     coalesce(private.stripe_time(p_invoice #> '{status_transitions,finalized_at}'), private.stripe_time(p_invoice -> 'created')),
     private.stripe_time(p_invoice -> 'due_date'), private.stripe_time(p_invoice #> '{status_transitions,paid_at}'),
     coalesce((p_invoice ->> 'attempt_count')::integer, 0), private.stripe_time(p_invoice -> 'next_payment_attempt'),
-    p_invoice ->> 'hosted_invoice_url', p_invoice ->> 'invoice_pdf', v_due.credits, v_id, v_subscription_id,
+    -- Of somebody who was erased the statutory invoice stays, not the page on which it could be paid.
+    case
+      when num_nonnulls(v_customer.user_id, v_customer.organization_id) > 0 then p_invoice ->> 'hosted_invoice_url'
+    end,
+    p_invoice ->> 'invoice_pdf', v_due.credits, v_id, v_subscription_id,
     v_customer.customer_id
   )
   on conflict (stripe_invoice_id) where stripe_invoice_id is not null do update

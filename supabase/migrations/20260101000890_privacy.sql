@@ -31,7 +31,7 @@ create table private.personal_tables (
   constraint erasure_is_known check (erasure in ('delete', 'forget', 'keep', 'none')),
   constraint only_nobodys_table_has_nothing_to_erase check ((erasure = 'none') = (rows_of is null)),
   constraint erased_by_is_known
-  check (erased_by in ('step', 'cascade', 'trigger', 'storage', 'refresh', 'auth', 'afterwards')),
+  check (erased_by in ('step', 'cascade', 'trigger', 'storage', 'refresh', 'auth', 'afterwards', 'end')),
   constraint what_is_erased_says_by_whom check ((erasure in ('delete', 'forget')) = (erased_by is not null)),
   constraint steps_have_their_place
   check (coalesce(erased_by in ('step', 'afterwards'), false) = (position is not null)),
@@ -45,7 +45,7 @@ comment on column private.personal_tables.table_schema is 'Schema of the table.'
 comment on column private.personal_tables.table_name is 'Name of the table; partitions are their parent.';
 comment on column private.personal_tables.rows_of is 'Which rows are a person''s: a predicate over t with $1 to $4 (private.person_scope); null where none are.';
 comment on column private.personal_tables.erasure is 'delete (the rows go), forget (they stay without what names the person), keep (they stay; reason says why) or none (nobody''s).';
-comment on column private.personal_tables.erased_by is 'step (backend.erasure_step), cascade (a foreign key, with what they belong to), trigger, storage (the Storage API), refresh (of a materialized view), auth (the Auth API) or afterwards (a step after the user is gone).';
+comment on column private.personal_tables.erased_by is 'step (backend.erasure_step), cascade (a foreign key, with what they belong to), trigger, storage (the Storage API), refresh (of a materialized view), auth (the Auth API), afterwards (a step after the user is gone) or end (of the erasure).';
 comment on column private.personal_tables.position is 'Order of the steps.';
 comment on column private.personal_tables.retention is 'How long rows live where nobody is erased.';
 comment on column private.personal_tables.reason is 'Why rows stay; of nobody''s table, why a column in it that looks like a person''s is none.';
@@ -62,7 +62,7 @@ create table private.personal_data (
   foreign key (table_schema, table_name) references private.personal_tables (table_schema, table_name),
   constraint kind_is_known
   check (kind in ('identifier', 'contact', 'content', 'behaviour', 'financial', 'secret', 'technical', 'none')),
-  constraint erasure_is_known check (erasure in ('row', 'null', 'empty', 'keep')),
+  constraint erasure_is_known check (erasure in ('row', 'null', 'keep')),
   constraint secrets_are_not_exported check (kind <> 'secret' or not is_exported)
 );
 
@@ -71,7 +71,7 @@ comment on column private.personal_data.table_schema is 'Schema of the table.';
 comment on column private.personal_data.table_name is 'Name of the table.';
 comment on column private.personal_data.column_name is 'Name of the column.';
 comment on column private.personal_data.kind is 'identifier (names a person), contact, content (what they wrote or made), behaviour, financial, secret, technical (about their devices and requests) or none (looked at, and says nothing about anybody).';
-comment on column private.personal_data.erasure is 'row (goes with its row), null or empty (the row stays without it), or keep (for the reason that its table gives).';
+comment on column private.personal_data.erasure is 'row (goes with its row), null (the row stays without it), or keep (for the reason that its table gives).';
 comment on column private.personal_data.is_exported is 'Whether a person gets it in their export; secrets never are, since the holder of an export is not always the person.';
 
 alter table private.personal_tables enable row level security;
@@ -457,9 +457,8 @@ values
 -- Files.
 (
   'storage', 'objects',
-  $sql$t.owner_id = $1::text
-  or (t.bucket_id in ('documents', 'images', 'libraries')
-    and split_part(t.name, '/', 1) = any($1::text || $2::text[]))$sql$,
+  $sql$split_part(t.name, '/', 1) = any($1::text || $2::text[])
+  or (t.owner_id = $1::text and t.bucket_id not in ('documents', 'images', 'libraries'))$sql$,
   'delete', 'storage', null, 'with what they belong to', null
 );
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import UUID
 
 import httpx
 import psycopg
 import pytest
 
+from functions.core.database import Database
+from functions.core.settings import Settings
+from functions.tasks.context import TaskContext
 from local.paths import ROOT
 from local.processes import LOOPBACK, Child, answers, free_port
 from local.stack import Stack
@@ -95,6 +99,25 @@ def shop(
         and not request.headers.get("idempotency-key", "").startswith("quernel-")
     ]
     assert without == [], "these calls to Stripe carry no idempotency key of ours"
+
+
+@pytest.fixture
+async def worker(shop: Shop, stack: Stack) -> AsyncIterator[TaskContext]:
+    """A worker whose Stripe is the double."""
+    prefix = "QUERNEL_"
+    settings = Settings(
+        _env_file=None,
+        **{
+            name.removeprefix(prefix).lower(): value
+            for name, value in app_environment(stack, shop.stripe).items()
+            if name.startswith(prefix)
+        },
+    )
+    database = await Database.open(settings)
+    try:
+        yield TaskContext(settings, database, UUID(int=0), 1)
+    finally:
+        await database.aclose()
 
 
 @pytest.fixture

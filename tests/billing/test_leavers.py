@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
-from uuid import UUID
 
 import pytest
 
 from functions.billing.tasks import cancel_subscription, expire_checkout
-from functions.core.database import Database
 from functions.core.errors import QuernelError
-from functions.core.settings import Settings
 from functions.tasks.context import TaskContext, TaskRejectedError
 from functions.tasks.registry import TASK_KINDS
-from local.stack import Stack
-from tests.billing.conftest import app_environment
 from tests.billing.shop import Shop
 from tests.billing.subscribers import Subscribers
 from tests.billing.test_checkout import make_organization
@@ -26,25 +20,6 @@ pytestmark = [
     # Stripe's library hands httpx its body in a way that httpx no longer likes.
     pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning"),
 ]
-
-
-@pytest.fixture
-async def worker(shop: Shop, stack: Stack) -> AsyncIterator[TaskContext]:
-    """A worker whose Stripe is the double."""
-    prefix = "QUERNEL_"
-    settings = Settings(
-        _env_file=None,
-        **{
-            name.removeprefix(prefix).lower(): value
-            for name, value in app_environment(stack, shop.stripe).items()
-            if name.startswith(prefix)
-        },
-    )
-    database = await Database.open(settings)
-    try:
-        yield TaskContext(settings, database, UUID(int=0), 1)
-    finally:
-        await database.aclose()
 
 
 def asked(shop: Shop, kind: str, key: str) -> list[dict[str, Any]]:

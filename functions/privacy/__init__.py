@@ -1,0 +1,1 @@
+"""Privacy: what a person may ask about the data kept of them."""
