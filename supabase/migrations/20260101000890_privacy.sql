@@ -165,6 +165,7 @@ insert into private.personal_tables (table_schema, table_name, erasure, is_expor
 ('public', 'plans', 'none', false, null),
 ('private', 'community_trends', 'none', false, 'Figures about public images, of labels that several people used.'),
 ('private', 'cron_jobs', 'none', false, null),
+('private', 'cron_runs', 'none', false, null),
 ('private', 'insight_refreshes', 'none', false, null),
 ('private', 'notification_templates', 'none', false, null),
 ('private', 'personal_data', 'none', false, null),
@@ -376,7 +377,7 @@ values
   'the membership', null
 ),
 (
-  'private', 'stripe_customers', 't.account_id = any($3)', 'forget', 'step', 610, 'ten years',
+  'private', 'stripe_customers', 't.account_id = any($3)', 'forget', 'step', 610, 'ten years at least',
   'Says of which account an event at Stripe is that arrives later, so that it changes nothing of anybody else''s.'
 ),
 (
@@ -384,7 +385,7 @@ values
   $sql$t.payload -> 'data' -> 'object' ->> 'customer' in (
     select c.customer_id from private.stripe_customers as c where c.account_id = any($3)
   )$sql$,
-  'keep', null, null, 'ten years',
+  'keep', null, null, 'ten years at least',
   'Proves which payment led to which credits. Names, addresses and cards are taken out when an event arrives.'
 ),
 (
@@ -392,23 +393,23 @@ values
   $sql$t.state ->> 'customer' in (
     select c.customer_id from private.stripe_customers as c where c.account_id = any($3)
   )$sql$,
-  'keep', null, null, 'ten years',
+  'keep', null, null, 'ten years at least',
   'Keeps an older event from undoing a newer one. Names, addresses and cards are taken out when it arrives.'
 ),
 (
-  'public', 'subscriptions', 't.user_id = $1 or t.account_id = any($3)', 'forget', 'cascade', null, 'ten years',
+  'public', 'subscriptions', 't.user_id = $1 or t.account_id = any($3)', 'forget', 'cascade', null, 'ten years at least',
   'Books: which plan was paid for, of an account that is nobody''s.'
 ),
 (
-  'public', 'invoices', 't.user_id = $1 or t.account_id = any($3)', 'forget', 'step', 620, 'ten years',
+  'public', 'invoices', 't.user_id = $1 or t.account_id = any($3)', 'forget', 'step', 620, 'ten years at least',
   'The law keeps invoices. The name and the address are on the statutory invoice at Stripe alone, to which this leads.'
 ),
 (
-  'public', 'payments', 't.user_id = $1 or t.account_id = any($3)', 'forget', 'cascade', null, 'ten years',
+  'public', 'payments', 't.user_id = $1 or t.account_id = any($3)', 'forget', 'cascade', null, 'ten years at least',
   'Books: what was paid, of an account that is nobody''s.'
 ),
 (
-  'public', 'credit_purchases', 't.user_id = $1 or t.account_id = any($3)', 'forget', 'step', 630, 'ten years',
+  'public', 'credit_purchases', 't.user_id = $1 or t.account_id = any($3)', 'forget', 'step', 630, 'ten years at least',
   'Books: what was bought, of an account that is nobody''s.'
 ),
 -- The ledger and usage.
@@ -448,7 +449,7 @@ values
 ('private', 'person_pseudonyms', 't.user_id = $1', 'delete', 'cascade', null, 'the account''s life', null),
 (
   'private', 'tasks',
-  $sql$exists (
+  $sql$t.tenant = $1 or t.tenant = any($2) or exists (
     select from unnest($1::text || $2::text[] || $4) as n (name)
     where strpos(lower(concat_ws(' ', t.key, t.payload, t.result, t.last_error)), n.name) > 0
   )$sql$,
@@ -682,6 +683,7 @@ from (
   ('private.operator_actions', 'behaviour', 'keep', 'action before after reason'),
   ('private.operator_actions', 'none', 'keep', 'actor'),
   ('private.person_pseudonyms', 'identifier', 'row', 'user_id'),
+  ('private.tasks', 'identifier', 'row', 'tenant'),
   ('private.tasks', 'content', 'row', 'payload result'),
   ('private.tasks', 'technical', 'row', 'key last_error'),
   ('private.tasks', 'none', 'row', 'kind status leased_by'),

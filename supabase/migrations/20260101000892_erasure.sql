@@ -477,6 +477,7 @@ declare
   v_erasure private.erasures;
   v_scope private.person_scope;
   v_table private.personal_tables;
+  v_is_waiting boolean;
   v_count bigint;
   v_left jsonb;
 begin
@@ -489,14 +490,13 @@ begin
     return jsonb_build_object('state', 'executing', 'waits_for', 'auth.users');
   end if;
   -- What is still to be done has names in it: files to be deleted, now and when an address to upload to is good no more.
-  if exists (
-    select from private.tasks as t
-    where t.status in ('queued', 'running')
-      and exists (
-        select from unnest(v_scope.user_id::text || v_scope.organization_ids::text[] || v_scope.emails) as n (name)
-        where strpos(lower(concat_ws(' ', t.key, t.payload)), n.name) > 0
-      )
-  ) then
+  execute format(
+    'select exists (select from private.tasks as t where t.status in (''queued'', ''running'') and (%s))',
+    (select p.rows_of from private.personal_tables as p where p.table_schema = 'private' and p.table_name = 'tasks')
+  )
+  into v_is_waiting
+  using v_scope.user_id, v_scope.organization_ids, v_scope.account_ids, v_scope.emails;
+  if v_is_waiting then
     return jsonb_build_object('state', 'executing', 'waits_for', 'private.tasks');
   end if;
   if exists (select from private.user_generation_stats as s where s.user_id = v_scope.user_id) then

@@ -50,6 +50,13 @@ comment on column private.invariant_findings.found_at is 'When it was first foun
 alter table private.invariants enable row level security;
 alter table private.invariant_findings enable row level security;
 
+insert into private.personal_tables (table_schema, table_name, erasure, is_exported, reason) values
+('private', 'invariants', 'none', false, null),
+(
+  'private', 'invariant_findings', 'none', false,
+  'Subjects are ids of rows, until they are mended; what belongs to nobody afterwards is told by no id of a person.'
+);
+
 create function private.prove(p_invariant private.invariants) returns private.invariants
 language plpgsql volatile security definer set search_path = ''
 as $$

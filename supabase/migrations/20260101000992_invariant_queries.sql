@@ -445,6 +445,143 @@ full outer join published as p on p.oid = r.oid
 where (r.oid is null or p.oid is null)
   and exists (select from pg_publication as u where u.pubname = 'supabase_realtime')
 $query$),
+('023_every_table_is_in_the_catalogue_of_personal_data', 'Every table of ours says whose its rows are, and the catalogue of personal data names no table that does not exist.', 'a row in private.personal_tables, in the chapter of the table: how a person''s rows are found, and what erasure does to them.',
+$query$
+select
+  c.oid::regclass::text as subject,
+  jsonb_build_object('missing_in', 'private.personal_tables') as detail
+from pg_class as c
+inner join pg_namespace as n on c.relnamespace = n.oid
+where n.nspname in ('public', 'private')
+  and c.relkind in ('r', 'p', 'm', 'f')
+  and not c.relispartition
+  and not exists (
+    select from private.personal_tables as p where p.table_schema = n.nspname and p.table_name = c.relname
+  )
+union all
+select
+  format('%I.%I', p.table_schema, p.table_name) as subject,
+  jsonb_build_object('missing_in', 'the database') as detail
+from private.personal_tables as p
+where to_regclass(format('%I.%I', p.table_schema, p.table_name)) is null
+$query$),
+('024_columns_that_say_something_are_in_the_catalogue', 'In a table with rows of people, every column that can hold words, addresses or vectors made of them, and every one that points to a person, is said to be personal or not to be; and the catalogue names no column that does not exist.', 'a row in private.personal_data, in the chapter of the table. That of an array is looked at instead of the array.',
+$query$
+select
+  format('%s.%I', a.attrelid::regclass, a.attname) as subject,
+  jsonb_build_object('type', format_type(a.atttypid, a.atttypmod)) as detail
+from private.personal_tables as p
+inner join pg_attribute as a on a.attrelid = to_regclass(format('%I.%I', p.table_schema, p.table_name))
+inner join pg_type as t on a.atttypid = t.oid
+inner join pg_type as e on e.oid = case when t.typcategory = 'A' then t.typelem else t.oid end
+where p.rows_of is not null
+  and a.attnum > 0
+  and not a.attisdropped
+  and (
+    e.typname in (
+      'text', 'varchar', 'bpchar', 'json', 'jsonb', 'xml', 'inet', 'cidr', 'bytea', 'tsvector', 'vector', 'halfvec',
+      'sparsevec'
+    )
+    or exists (
+      select from pg_constraint as f
+      where f.conrelid = a.attrelid and f.contype = 'f' and a.attnum = any(f.conkey)
+        and f.confrelid in ('auth.users'::regclass, 'public.profiles'::regclass)
+    )
+  )
+  and not exists (
+    select from private.personal_data as d
+    where d.table_schema = p.table_schema and d.table_name = p.table_name and d.column_name = a.attname
+  )
+union all
+select
+  format('%I.%I.%I', d.table_schema, d.table_name, d.column_name) as subject,
+  jsonb_build_object('missing_in', 'the database') as detail
+from private.personal_data as d
+left join pg_attribute as a
+  on a.attrelid = to_regclass(format('%I.%I', d.table_schema, d.table_name))
+    and d.column_name = a.attname and a.attnum > 0 and not a.attisdropped
+where a.attname is null
+$query$),
+('025_tables_of_nobody_name_nobody', 'A table that is said to be nobody''s has no foreign key that leads to a person, and no column that names one, unless it says why; and none of its columns is personal.', 'say in private.personal_tables how the rows of a person are found in it, or for what reason there are none.',
+$query$
+with recursive of_people (relation) as (
+  select 'auth.users'::regclass::oid as relation
+  union
+  select f.conrelid as relation
+  from pg_constraint as f
+  inner join of_people as p on f.confrelid = p.relation
+  where f.contype = 'f'
+),
+
+nobodys as (
+  select
+    p.table_schema,
+    p.table_name,
+    p.reason,
+    to_regclass(format('%I.%I', p.table_schema, p.table_name)) as relation
+  from private.personal_tables as p
+  where p.rows_of is null
+)
+
+select
+  n.relation::text as subject,
+  jsonb_build_object('foreign_key', true) as detail
+from nobodys as n
+where n.reason is null and n.relation in (select p.relation from of_people as p)
+union all
+select
+  n.relation::text as subject,
+  jsonb_build_object('column', a.attname) as detail
+from nobodys as n
+inner join pg_attribute as a on n.relation = a.attrelid
+where n.reason is null
+  and a.attnum > 0
+  and not a.attisdropped
+  and a.attname in (
+    'user_id', 'owner', 'owner_id', 'author', 'author_id', 'actor', 'actor_id', 'created_by', 'invited_by',
+    'accepted_by', 'started_by', 'bought_by', 'email', 'phone', 'ip', 'ip_address', 'user_agent', 'pseudonym',
+    'account_id', 'organization_id', 'api_key_id', 'provider_key_id', 'conversation_id', 'message_id', 'document_id',
+    'image_id', 'generation_id', 'invitation_id', 'notification_id', 'endpoint_id', 'customer_id', 'stripe_customer_id'
+  )
+union all
+select
+  n.relation::text as subject,
+  jsonb_build_object('column', d.column_name) as detail
+from nobodys as n
+inner join private.personal_data as d on n.table_schema = d.table_schema and n.table_name = d.table_name
+$query$),
+('026_people_can_be_erased', 'No foreign key keeps a person from being erased; what goes with its row is in a table whose rows go; and rows that go with what they belong to have a foreign key that takes them along.', 'on delete cascade or set null; or another erasure in private.personal_tables or private.personal_data.',
+$query$
+select
+  f.conrelid::regclass::text as subject,
+  jsonb_build_object('foreign_key', f.conname) as detail
+from pg_constraint as f
+where f.contype = 'f'
+  and f.confdeltype not in ('c', 'n')
+  and f.confrelid in ('auth.users'::regclass, 'public.profiles'::regclass)
+union all
+select
+  format('%I.%I.%I', d.table_schema, d.table_name, d.column_name) as subject,
+  jsonb_build_object('rows', p.erasure, 'column', d.erasure) as detail
+from private.personal_data as d
+inner join private.personal_tables as p on d.table_schema = p.table_schema and d.table_name = p.table_name
+where (d.erasure = 'row' and p.erasure <> 'delete')
+  or (d.erasure = 'keep' and p.erasure = 'delete')
+  or (d.erasure = 'null' and p.erasure = 'keep')
+union all
+select
+  format('%I.%I', p.table_schema, p.table_name) as subject,
+  jsonb_build_object('erased_by', p.erased_by) as detail
+from private.personal_tables as p
+where p.erasure = 'delete'
+  and p.erased_by = 'cascade'
+  and not exists (
+    select from pg_constraint as f
+    where f.contype = 'f'
+      and f.confdeltype = 'c'
+      and f.conrelid = to_regclass(format('%I.%I', p.table_schema, p.table_name))
+  )
+$query$),
 ('101_balance_is_lots_less_debt', 'An account''s balance is what its lots hold, less its debt.', 'Stop spending on the account (suspend its owner); replay its transactions to see which write went wrong.',
 $query$
 select
@@ -1398,4 +1535,21 @@ left join public.organizations as g on g.id = d.organization_id
 group by d.user_id, d.organization_id, p.plan_started_at, g.plan_started_at
 having count(*) > private.plan_limit(d.user_id, d.organization_id, 'max_documents')
   and max(d.created_at) > coalesce(p.plan_started_at, g.plan_started_at, '-infinity')
+$query$),
+('901_erasures_come_to_an_end', 'A person whose grace period is over is erased within a day, and none is half erased for longer than three.', 'backend.erasures_due(); where its task is dead, read why (private.tasks, kind person_erase), mend that and have the task run again.',
+$query$
+select
+  e.id::text as subject,
+  jsonb_build_object(
+    'state', e.state, 'due_at', e.due_at, 'started_at', e.started_at, 'task', (
+      select jsonb_build_object('status', t.status, 'last_error', t.last_error)
+      from private.tasks as t
+      where t.kind = 'person_erase' and t.key = e.id::text
+      order by t.created_at desc
+      limit 1
+    )
+  ) as detail
+from private.erasures as e
+where (e.state = 'requested' and e.due_at < now() - interval '1 day')
+  or (e.state = 'executing' and e.started_at < now() - interval '3 days')
 $query$);

@@ -797,3 +797,19 @@ def _(scene: Scene) -> str:
     )
     scene.db.execute("set local session_replication_role = origin")
     return str(scene.payer.user)
+
+
+# Privacy -----------------------------------------------------------------------------------------
+
+
+@found_by("901_erasures_come_to_an_end")
+def _(scene: Scene) -> str:
+    person = scene.payer.user
+    return str(
+        one(
+            scene.db,
+            "insert into private.erasures (user_id, requested_by, due_at)"
+            " values (%s, 'person', now() - interval '25 hours') returning id::text",
+            person,
+        )
+    )

@@ -67,6 +67,7 @@ async def test_intervals_are_those_the_product_promises() -> None:
         "library_answers_purge": 600,
         "libraries_expire": 3600,
         "documents_expire": 3600,
+        "erasures_due": 600,
         "provider_keys_revalidate": 3600,
         "provider_key_uses_purge": 86_400,
         "stripe_reconcile": 86_400,

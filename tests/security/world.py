@@ -59,6 +59,10 @@ ROWS: dict[str, dict[str, LiteralString]] = {
         "owner": "user_id = %(owner)s",
         "organization": "invitation_id = %(invitation)s",
     },
+    "private.erasures": {
+        "owner": "user_id = %(owner)s",
+        "organization": "user_id = %(founder)s",
+    },
     "private.idempotent_requests": {
         "owner": "user_id = %(owner)s",
         "organization": "user_id = %(founder)s",
@@ -327,6 +331,11 @@ def build(connection: psycopg.Connection) -> World:
         )["id"]
         ids[f"{name}_provider_key"] = _bring(connection, user or ids["founder"], organization)
         _draw(connection, user or ids["founder"], organization)
+        connection.execute(
+            "insert into private.erasures (user_id, requested_by, due_at, state, cancelled_at)"
+            " values (%s, 'person', now(), 'cancelled', now())",
+            [user or ids["founder"]],
+        )
         _call(connection, "private.pseudonym", user or ids["founder"])
         put_in(connection, user or ids["founder"], organization)
         connection.execute(
