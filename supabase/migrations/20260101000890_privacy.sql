@@ -397,7 +397,8 @@ values
   'Keeps an older event from undoing a newer one. Names, addresses and cards are taken out when it arrives.'
 ),
 (
-  'public', 'subscriptions', 't.user_id = $1 or t.account_id = any($3)', 'forget', 'cascade', null, 'ten years at least',
+  'public', 'subscriptions', 't.user_id = $1 or t.account_id = any($3)', 'forget', 'cascade', null,
+  'ten years at least',
   'Books: which plan was paid for, of an account that is nobody''s.'
 ),
 (

@@ -62,6 +62,18 @@ def test_what_it_does_not_know_is_refused(api: httpx.Client, user: User) -> None
     assert api.get("/v1/balance").status_code == 404
 
 
+def test_a_customer_is_deleted_once_and_can_be_read_as_gone(
+    api: httpx.Client, user: User
+) -> None:
+    customer = create(api, user.id).json()["id"]
+    delete = {"Idempotency-Key": f"quernel-double-delete-{user.id}"}
+    gone = {"id": customer, "object": "customer", "deleted": True}
+    assert api.delete(f"/v1/customers/{customer}", headers=delete).json() == gone
+    again = {"Idempotency-Key": f"quernel-double-again-{user.id}"}
+    assert api.delete(f"/v1/customers/{customer}", headers=again).status_code == 404
+    assert api.get(f"/v1/customers/{customer}").json() == gone
+
+
 def test_it_has_no_page_for_a_checkout_that_it_does_not_know(shop: Shop) -> None:
     assert httpx.get(f"{shop.stripe.url}/c/pay/cs_test_0", trust_env=False).status_code == 404
 

@@ -351,6 +351,7 @@ SAY_IT_ALL_BY_THEIR_PATH = {
     ("/libraries/{organization}/{project}/uploaded", "post"),
     ("/libraries/{organization}/{project}/refresh", "post"),
     ("/documents/{document_id}/uploaded", "post"),
+    ("/me/erasure", "post"),
 }
 
 

@@ -103,6 +103,13 @@ async def test_a_task_that_names_nothing(worker: TaskContext) -> None:
     assert await erase_person(nobody, worker) == {"result": "over"}
 
 
+async def test_somebody_who_is_suspended_may_ask(shop: Shop, new_user: NewUser) -> None:
+    user = new_user()
+    shop.rows("update public.profiles set is_active = false where id = %s", user.id)
+    assert ask(shop, user.token).status_code == 202
+    assert ask(shop, user.token, "DELETE").json()["state"] == "cancelled"
+
+
 # The grace period -------------------------------------------------------------------------------
 
 
@@ -198,6 +205,11 @@ async def test_events_that_come_later_change_nothing(
         ("invoice.updated", leaver.subscriber.invoice),
     ):
         assert leaver.shop.result(leaver.shop.event(kind, about)) in ("applied", "ignored")
+    kept = leaver.shop.row(
+        "select user_id, hosted_invoice_url from public.invoices where stripe_invoice_id = %s",
+        leaver.subscriber.invoice["id"],
+    )
+    assert list(kept.values()) == [None, None]
     assert mentions(db(), leaver.words) == {}
     assert findings(db(), [leaver.account_id]) == []
 
@@ -221,6 +233,15 @@ async def test_while_stripe_is_away_it_goes_on_later(
     assert row["is_active"] is False
     assert await erased(leaver, payload, worker) == {"state": "done"}
     assert mentions(db(), leaver.words) == {}
+
+
+async def test_a_customer_that_is_gone_at_stripe_already(
+    new_leaver: NewLeaver, worker: TaskContext
+) -> None:
+    leaver = new_leaver()
+    leaver.shop.stripe.world.delete_customer(leaver.customer_id)  # and the event is on its way
+    payload = leaver.fall_due(leaver.request())
+    assert await erased(leaver, payload, worker) == {"state": "done"}
 
 
 async def test_while_storage_is_away_it_goes_on_later(

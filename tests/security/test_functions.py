@@ -424,6 +424,8 @@ OF_OPERATORS_TOO: dict[str, dict[str, Any]] = {
     "library_add": {"p_id": "/a/b", "p_title": "x", "p_source_kind": "git"},
     "library_delete": {"p_id": "/a/b"},
 }
+# Nobody loses the right to be forgotten by being suspended (tests/privacy).
+FOR_THE_SUSPENDED_TOO = {"erasure_cancel", "erasure_request", "erasure_status"}
 FOR_NOBODY_TOO = {"image_open"}  # what is public is shown to everybody
 ONCE_AGREED = {"customer_claim", "provider_key_checked"}
 
@@ -441,6 +443,7 @@ def test_every_function_that_takes_a_user_says_whether_it_acts_for_them(
         *OF_OPERATORS_TOO,
         *ONCE_AGREED,
         *FOR_NOBODY_TOO,
+        *FOR_THE_SUSPENDED_TOO,
     }
 
 
