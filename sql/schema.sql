@@ -2065,6 +2065,35 @@ CREATE INDEX email_deliveries_by_user ON private.email_deliveries USING btree (u
 CREATE INDEX email_deliveries_to_sweep ON private.email_deliveries USING btree (created_at) WHERE status = 'queued'::text;
 CREATE TRIGGER email_deliveries_touch_updated_at BEFORE UPDATE ON private.email_deliveries FOR EACH ROW EXECUTE FUNCTION private.touch_updated_at();
 
+-- Requests to be erased; of one that was executed what remains: a pseudonym, when, and how many rows of which table.
+create table private.erasures (
+  id uuid not null default private.uuid7(),  -- Identifies the erasure.
+  user_id uuid,  -- Who is to be erased; null once they are. No foreign key: it is needed after they are gone.
+  pseudonym uuid,  -- The name by which append-only rows know them; null until it begins.
+  state text not null default 'requested'::text,  -- requested, executing, done or cancelled.
+  requested_by text not null,  -- person or operator.
+  requested_at timestamp with time zone not null default now(),  -- When it was asked for.
+  due_at timestamp with time zone not null,  -- When it is executed.
+  cancelled_at timestamp with time zone,  -- When it was cancelled.
+  started_at timestamp with time zone,  -- When its execution began.
+  done_at timestamp with time zone,  -- When nothing was left.
+  organization_ids uuid[] not null default '{}'::uuid[],  -- While it is executed: the organizations without another member, which go too.
+  account_ids uuid[] not null default '{}'::uuid[],  -- While it is executed: the credit accounts of both.
+  emails text[] not null default '{}'::text[],  -- While it is executed: their addresses, by which later rows are found.
+  erased jsonb not null default '{}'::jsonb,  -- How many rows of which table were deleted or emptied, step by step.
+  constraint erasures_pkey PRIMARY KEY (id),
+  constraint a_cancelled_erasure_says_when CHECK ((state = 'cancelled'::text) = (cancelled_at IS NOT NULL)),
+  constraint a_finished_erasure_says_when CHECK ((state = 'done'::text) = (done_at IS NOT NULL)),
+  constraint an_erasure_that_began_says_when CHECK ((state = ANY (ARRAY['executing'::text, 'done'::text])) = (started_at IS NOT NULL)),
+  constraint nobody_is_known_afterwards CHECK (state <> 'done'::text OR user_id IS NULL AND emails = '{}'::text[] AND organization_ids = '{}'::uuid[] AND account_ids = '{}'::uuid[]),
+  constraint requested_by_is_known CHECK (requested_by = ANY (ARRAY['person'::text, 'operator'::text])),
+  constraint state_is_known CHECK (state = ANY (ARRAY['requested'::text, 'executing'::text, 'done'::text, 'cancelled'::text])),
+  constraint whoever_is_to_be_erased_is_known CHECK (user_id IS NOT NULL OR (state = ANY (ARRAY['done'::text, 'cancelled'::text])))
+);
+CREATE INDEX erasures_by_user ON private.erasures USING btree (user_id, requested_at DESC) WHERE user_id IS NOT NULL;
+CREATE INDEX erasures_to_execute ON private.erasures USING btree (due_at) WHERE state = ANY (ARRAY['requested'::text, 'executing'::text]);
+CREATE UNIQUE INDEX erasures_of_a_person_are_one_at_a_time ON private.erasures USING btree (user_id) WHERE state = ANY (ARRAY['requested'::text, 'executing'::text]);
+
 -- Requests that came with an Idempotency-Key, and the answers that replay them.
 create table private.idempotent_requests (
   id uuid not null default private.uuid7(),  -- Identifies the row.
@@ -2203,7 +2232,7 @@ create table private.operator_actions (
   id bigint not null generated always as identity,  -- Order in which it was written.
   actor text not null,  -- Who did it, as the operator's tool names them.
   action text not null,  -- What was done, as the function is called.
-  subject text not null,  -- What it was done to: kind and id, as in user:<id>.
+  subject text not null,  -- What it was done to: kind and id, as in organization:<id>; of a person user:<pseudonym>.
   before jsonb,  -- What changed, as it was.
   after jsonb,  -- What changed, as it is.
   reason text,  -- Why, in the operator's words.
@@ -2228,6 +2257,53 @@ create table private.organization_invitation_tokens (
   constraint token_hash_is_a_sha256 CHECK (octet_length(token_hash) = 32),
   constraint organization_invitation_tokens_invitation_id_fkey FOREIGN KEY (invitation_id) REFERENCES public.organization_invitations(id) ON DELETE CASCADE,
   constraint organization_invitation_tokens_token_hash_key UNIQUE (token_hash)
+);
+
+-- By which name rows that can never be changed know a person. Without this row nobody can say any more who it was.
+create table private.person_pseudonyms (
+  user_id uuid not null,  -- The person.
+  pseudonym uuid not null default gen_random_uuid(),  -- The name, drawn at random.
+  created_at timestamp with time zone not null default now(),  -- When it was first needed.
+  constraint person_pseudonyms_pkey PRIMARY KEY (user_id),
+  constraint person_pseudonyms_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.profiles(id) ON DELETE CASCADE,
+  constraint person_pseudonyms_pseudonym_key UNIQUE (pseudonym)
+);
+
+-- Every column that could say something about a person. Numbers, times and flags that are not here go with their row, and are exported with it.
+create table private.personal_data (
+  table_schema text not null,  -- Schema of the table.
+  table_name text not null,  -- Name of the table.
+  column_name text not null,  -- Name of the column.
+  kind text not null,  -- identifier (names a person), contact, content (what they wrote or made), behaviour, financial, secret, technical (about their devices and requests) or none (looked at, and says nothing about anybody).
+  erasure text not null,  -- row (goes with its row), null (the row stays without it), or keep (for the reason that its table gives).
+  is_exported boolean not null,  -- Whether a person gets it in their export; secrets never are, since the holder of an export is not always the person.
+  constraint personal_data_pkey PRIMARY KEY (table_schema, table_name, column_name),
+  constraint erasure_is_known CHECK (erasure = ANY (ARRAY['row'::text, 'null'::text, 'keep'::text])),
+  constraint kind_is_known CHECK (kind = ANY (ARRAY['identifier'::text, 'contact'::text, 'content'::text, 'behaviour'::text, 'financial'::text, 'secret'::text, 'technical'::text, 'none'::text])),
+  constraint secrets_are_not_exported CHECK (kind <> 'secret'::text OR NOT is_exported),
+  constraint personal_data_table_schema_table_name_fkey FOREIGN KEY (table_schema, table_name) REFERENCES private.personal_tables(table_schema, table_name)
+);
+
+-- Every table of the product: how the rows of a person are found in it, and what their erasure does to them.
+create table private.personal_tables (
+  table_schema text not null,  -- Schema of the table.
+  table_name text not null,  -- Name of the table; partitions are their parent.
+  rows_of text,  -- Which rows are a person's: a predicate over t with $1 to $4 (private.person_scope); null where none are.
+  erasure text not null,  -- delete (the rows go), forget (they stay without what names the person), keep (they stay; reason says why) or none (nobody's).
+  erased_by text,  -- step (backend.erasure_step), cascade (a foreign key, with what they belong to), trigger, storage (the Storage API), refresh (of a materialized view), auth (the Auth API), afterwards (a step after the user is gone) or end (of the erasure).
+  position integer,  -- Order of the steps.
+  retention text,  -- How long rows live where nobody is erased.
+  reason text,  -- Why rows stay; of nobody's table, why a column in it that looks like a person's is none.
+  is_exported boolean not null default true,  -- Whether a person gets the rows when they ask for what is known about them.
+  constraint personal_tables_pkey PRIMARY KEY (table_schema, table_name),
+  constraint erased_by_is_known CHECK (erased_by = ANY (ARRAY['step'::text, 'cascade'::text, 'trigger'::text, 'storage'::text, 'refresh'::text, 'auth'::text, 'afterwards'::text, 'end'::text])),
+  constraint erasure_is_known CHECK (erasure = ANY (ARRAY['delete'::text, 'forget'::text, 'keep'::text, 'none'::text])),
+  constraint nobodys_rows_are_not_exported CHECK (rows_of IS NOT NULL OR NOT is_exported),
+  constraint only_nobodys_table_has_nothing_to_erase CHECK ((erasure = 'none'::text) = (rows_of IS NULL)),
+  constraint people_are_told_how_long CHECK (rows_of IS NULL OR retention IS NOT NULL),
+  constraint steps_have_their_place CHECK (COALESCE(erased_by = ANY (ARRAY['step'::text, 'afterwards'::text]), false) = ("position" IS NOT NULL)),
+  constraint what_is_erased_says_by_whom CHECK ((erasure = ANY (ARRAY['delete'::text, 'forget'::text])) = (erased_by IS NOT NULL)),
+  constraint what_stays_says_why CHECK ((erasure <> ALL (ARRAY['forget'::text, 'keep'::text])) OR reason IS NOT NULL)
 );
 
 -- Every price at Stripe that a plan has or had: a subscription keeps the price it was made with. Kept by a trigger on plans.
@@ -2677,6 +2753,9 @@ create type private.hold_limits as (available numeric, debt numeric, account_bud
 -- A prompt that a source offers, how alike it is to what was typed (1 where nothing was), and its place among those of its source.
 create type private.offered_prompt as (source_type text, base_prompt text, suggested_prompt text, similarity double precision, place bigint, metadata jsonb);
 
+-- What the predicates of private.personal_tables are filled in with, $1 to $4.
+create type private.person_scope as (user_id uuid, organization_ids uuid[], account_ids uuid[], emails text[]);
+
 -- What a model is asked: which models may answer, how many tokens an agent wishes for, parameters, the messages and what they weigh, and the passages that are among them.
 create type private.prompt as (models text[], wish integer, parameters jsonb, messages jsonb, bound integer, estimate integer, citations jsonb);
 
@@ -3010,6 +3089,46 @@ create function backend.email_report(p_delivery_id uuid, p_status text, p_reason
 -- Before texts are embedded: checks who asks (an API key needs the scope chat) and every limit, fixes the price, holds the bound of their tokens, starts the usage row. p_credential says who may pay. The same request again: the same hold.
 create function backend.embedding_start(p_request_id uuid, p_model text, p_prompt_tokens integer, p_inputs integer DEFAULT 1, p_user_id uuid DEFAULT NULL::uuid, p_key_hash text DEFAULT NULL::text, p_organization text DEFAULT NULL::text, p_ip text DEFAULT NULL::text, p_user_agent text DEFAULT NULL::text, p_prompt_estimate integer DEFAULT NULL::integer, p_credential text DEFAULT 'auto'::text) returns jsonb
   plpgsql, volatile, security definer, set search_path="";  -- 9406054e75c8befc
+  grant execute to service_role;
+
+-- Begins the execution of an erasure that is due, or goes on with it: the person is suspended, what is theirs is noted. {user_id, customers: ids at Stripe}; null when there is nothing to do.
+create function backend.erasure_begin(p_id uuid) returns jsonb
+  plpgsql, volatile, security definer, set search_path="";  -- a59181fe2ab081f2
+  grant execute to service_role;
+
+-- Cancels an erasure within its grace period; everything is as it was. 404 erasure_not_found, 409 erasure_started.
+create function backend.erasure_cancel(p_user_id uuid, p_actor text DEFAULT NULL::text, p_reason text DEFAULT NULL::text) returns jsonb
+  plpgsql, volatile, security definer, set search_path="";  -- 3574a692e97c8306
+  grant execute to service_role;
+
+-- Deletes what named the person until now and counts what is left. {state: done}, or {state: executing, waits_for: table}, which has something left.
+create function backend.erasure_finish(p_id uuid) returns jsonb
+  plpgsql, volatile, security definer, set search_path="", set statement_timeout=600s;  -- 895acdabcdedc8bc
+  grant execute to service_role;
+
+-- Up to p_limit objects of Storage that go with the person: {objects: [{bucket, paths}]}. They are deleted through the Storage API.
+create function backend.erasure_objects(p_id uuid, p_limit integer DEFAULT 500) returns jsonb
+  plpgsql, volatile, security definer, set search_path="";  -- 7363fc42e34a5cd8
+  grant execute to service_role;
+
+-- Asks for the erasure of a person, for themselves or (p_actor) by an operator, after erasure_grace_days or p_grace_days; asked again, the same. 409 organization_needs_an_owner while they are the only owner of an organization with other members; 404 user_not_found.
+create function backend.erasure_request(p_user_id uuid, p_actor text DEFAULT NULL::text, p_reason text DEFAULT NULL::text, p_grace_days integer DEFAULT NULL::integer) returns jsonb
+  plpgsql, volatile, security definer, set search_path="";  -- 6d29e0b61a84ec64
+  grant execute to service_role;
+
+-- The latest request of a person to be erased; 404 erasure_not_found.
+create function backend.erasure_status(p_user_id uuid) returns jsonb
+  plpgsql, stable, security definer, set search_path="";  -- 985423ea4f4ef313
+  grant execute to service_role;
+
+-- Erases up to p_limit rows of the first table from p_position on that has any: {position, count}, to be called again with that position; position null when no step has anything left to do.
+create function backend.erasure_step(p_id uuid, p_position integer DEFAULT 0, p_limit integer DEFAULT 200) returns jsonb
+  plpgsql, volatile, security definer, set search_path="", set statement_timeout=60s;  -- 51834899c3c4d04d
+  grant execute to service_role;
+
+-- Has workers execute the erasures whose grace period is over, and go on with those that waited for something; {"count": tasks}.
+create function backend.erasures_due(p_limit integer DEFAULT 100) returns jsonb
+  plpgsql, volatile, security definer, set search_path="";  -- 0221078ef8ce30c4
   grant execute to service_role;
 
 -- Keeps all that one look at an image found: each analysis (type, version, raw) as it came, and their summary with the image, of which a score that is there stays.
@@ -3569,7 +3688,7 @@ create function backend.usage_partitions_ensure(p_months_ahead integer DEFAULT 1
 
 -- Suspends or restores a person, and writes down who did it and why.
 create function backend.user_set_active(p_user_id uuid, p_is_active boolean, p_actor text, p_reason text) returns jsonb
-  plpgsql, volatile, security definer, set search_path="";  -- c1639b0b8da15d7f
+  plpgsql, volatile, security definer, set search_path="";  -- 5b5e68d868af5a79
   grant execute to service_role;
 
 -- Makes an endpoint for a user, or for an organization they administer. The caller has vetted the URL. 403 webhook_limit_reached.
@@ -4129,6 +4248,10 @@ create function private.count_library(p_library_id text) returns void
 create function private.count_new_messages() returns trigger
   plpgsql, volatile, security definer, set search_path="";  -- a2b1f194d306432b
 
+-- How many rows every table of the catalogue has of a person.
+create function private.count_person_rows(p_scope private.person_scope) returns TABLE(table_schema text, table_name text, erasure text, erased_by text, row_count bigint)
+  plpgsql, stable, security definer, set search_path="";  -- 4d6799329c5da67f
+
 -- Counts what readers see of a version.
 create function private.count_version(p_version_id uuid) returns void
   plpgsql, volatile, security definer, set search_path="";  -- 145d6191e9436cfc
@@ -4341,6 +4464,10 @@ create function private.end_index_of_task() returns trigger
 create function private.end_library_version() returns trigger
   plpgsql, volatile, security definer, set search_path="";  -- 283aa483379bbf91
 
+-- Has a worker execute an erasure.
+create function private.enqueue_erasure(p_id uuid) returns uuid
+  plpgsql, volatile, security definer, set search_path="";  -- 9d73cb49f5ab6ed3
+
 -- Creates the partitions of this month and the next p_months_ahead ones; how many were new. 503 partition_in_use.
 create function private.ensure_usage_partitions(p_months_ahead integer) returns integer
   plpgsql, volatile, security definer, set search_path="";  -- a0c33a037d63d1fd
@@ -4352,6 +4479,18 @@ create function private.enter_conversation(p_user_id uuid, p_key_hash text, p_co
 -- Locks the organization for a change by the caller, who must have one of the roles, and returns the caller's role.
 create function private.enter_organization(p_organization_id uuid, p_roles text[]) returns text
   plpgsql, volatile, security definer, set search_path="";  -- c2b6bd9891d0ac75
+
+-- Deletes up to so many rows of a person in one table of the catalogue, or empties them; the number.
+create function private.erase_rows(p_table private.personal_tables, p_scope private.person_scope, p_limit integer) returns bigint
+  plpgsql, volatile, security definer, set search_path="";  -- 38a7db9c98671b3a
+
+-- An erasure as its person sees it.
+create function private.erasure_json(p_erasure private.erasures) returns jsonb
+  plpgsql, stable, set search_path="";  -- 07b6fe345a834a38
+
+-- What the person had when the execution began, for the predicates of the catalogue.
+create function private.erasure_scope(p_erasure private.erasures) returns private.person_scope
+  plpgsql, immutable, set search_path="";  -- 587b59ec731338d6
 
 -- Gives one generation up; whether there was something to give up.
 create function private.expire_generation(p_id uuid, p_task_id uuid) returns boolean
@@ -4895,6 +5034,10 @@ create function private.new_api_key() returns text
 create function private.next_refresh(p_source_kind text, p_refresh_seconds integer) returns timestamp with time zone
   plpgsql, stable, set search_path="";  -- 445591957a6aaf39
 
+-- Writes down how many rows of a table went.
+create function private.note_erased(p_id uuid, p_table private.personal_tables, p_count bigint) returns void
+  plpgsql, volatile, security definer, set search_path="";  -- 5317d74fca108a67
+
 -- Trigger: is_favorite is whether the image's own owner marked it.
 create function private.note_favorite() returns trigger
   plpgsql, volatile, security definer, set search_path="";  -- 7fafa4cff59001f6
@@ -4964,6 +5107,10 @@ create function private.organization_people(p_organization_id uuid) returns json
   plpgsql, stable, security definer, set search_path="";  -- 217e045f53645354
   grant execute to authenticated;
 
+-- Organizations with other members that would have no owner without this person.
+create function private.organizations_without_another_owner(p_user_id uuid) returns jsonb
+  plpgsql, stable, security definer, set search_path="";  -- 02fc175fcf17688f
+
 -- What the operations about a reference (a hold, a lot) took from each lot and have not put back; place is where the lot stood among those it was taken with.
 create function private.owed_to_lots(p_account_id uuid, p_reference_id uuid, p_operations text[]) returns TABLE(lot_id uuid, place bigint, owed numeric)
   sql, stable, security definer, set search_path="";  -- 0b94bfe35e319df0
@@ -5032,6 +5179,10 @@ create function private.payment_reversals(p_payment_intent_id text, p_amount_min
 create function private.payment_summary(p_payment public.payments) returns jsonb
   sql, stable, security definer, set search_path="";  -- 1f6a22d66fb00c4c
 
+-- What belongs to a person: themselves, the organizations that have no other member, the credit accounts of both, and their addresses.
+create function private.person_scope(p_user_id uuid) returns private.person_scope
+  plpgsql, stable, security definer, set search_path="";  -- 34004d6f26d5b720
+
 -- Trigger: where the file of a document goes, in the folder of its owner; 400 document_too_large, document_type_unknown.
 create function private.place_document() returns trigger
   plpgsql, volatile, security definer, set search_path="";  -- ff34895ccbf66a08
@@ -5083,6 +5234,10 @@ create function private.provider_of_keys(p_slug text, p_base_url text) returns p
 -- Lets the suggestions go that are too many: those never used first, the oldest of them first, and none of p_keep. The profile is locked.
 create function private.prune_suggestions(p_user_id uuid, p_keep uuid[]) returns void
   plpgsql, volatile, security definer, set search_path="";  -- 5d6dc158d2108f51
+
+-- By which name append-only rows know a person: the same for all of them, until the person is erased.
+create function private.pseudonym(p_user_id uuid) returns uuid
+  plpgsql, volatile, security definer, set search_path="";  -- d042ba5cd83ac4d4
 
 -- Trigger: a public image has an address, a private one has none.
 create function private.publish_image() returns trigger
@@ -5454,7 +5609,7 @@ create function private.stripe_apply_event(p_event_id text, p_api_version text) 
 
 -- Applies the state of an invoice: mirrors it, grants the credits of a paid one once, and takes back what its payments gave back.
 create function private.stripe_apply_invoice(p_event_type text, p_invoice jsonb) returns jsonb
-  plpgsql, volatile, security definer, set search_path="";  -- 924f81ef3352ce33
+  plpgsql, volatile, security definer, set search_path="";  -- 9c299b79976fc29f
 
 -- Ties a payment to the invoice it pays.
 create function private.stripe_apply_invoice_payment(p_event_type text, p_invoice_payment jsonb) returns jsonb
@@ -5520,9 +5675,9 @@ create function private.stripe_open_event(p_event_id text) returns private.strip
 create function private.stripe_reconciliation_json(p_run private.stripe_reconciliations) returns jsonb
   sql, immutable, set search_path="";  -- 439af9da3580a7d1
 
--- A Stripe payload without names, addresses, emails, phones, IPs, card fingerprints, tax ids, client secrets and pages on which a payment is confirmed: what no handler needs and erasure would have to find.
+-- A Stripe payload without names, addresses, emails, phones, IPs, card fingerprints, tax ids, client secrets, pages on which a payment is confirmed and our id of a person: what no handler needs and erasure would have to find.
 create function private.stripe_redact(p_value jsonb) returns jsonb
-  plpgsql, immutable, set search_path="";  -- 1b1b1d4052e55494
+  plpgsql, immutable, set search_path="";  -- 5bfa8b633998175d
 
 -- Makes a state the newest of its object. The object's row is locked.
 create function private.stripe_store(p_object jsonb, p_event_id text, p_from timestamp with time zone, p_until timestamp with time zone, p_read_asked_at timestamp with time zone DEFAULT NULL::timestamp with time zone) returns void
