@@ -62,9 +62,7 @@ def test_what_it_does_not_know_is_refused(api: httpx.Client, user: User) -> None
     assert api.get("/v1/balance").status_code == 404
 
 
-def test_a_customer_is_deleted_once_and_can_be_read_as_gone(
-    api: httpx.Client, user: User
-) -> None:
+def test_a_customer_is_deleted_once_and_can_be_read_as_gone(api: httpx.Client, user: User) -> None:
     customer = create(api, user.id).json()["id"]
     delete = {"Idempotency-Key": f"quernel-double-delete-{user.id}"}
     gone = {"id": customer, "object": "customer", "deleted": True}
