@@ -66,7 +66,10 @@ async def resolve(request: Request, origin: OriginDep, service: ServiceDep) -> R
     summary="Ask the documentation of a library",
     description=QUERY,
     openapi_extra=body_of(QueryRequest, QUERY_EXAMPLE),
-    responses=example("What it says.", ANSWER_EXAMPLE),
+    responses=example("What it says.", ANSWER_EXAMPLE)
+    | example("It is being indexed.", {"state": "unfinished", "progress": 40}, status=202)
+    | example("It has moved.", {"state": "moved", "moved_to": "/coast/lantern"}, status=301)
+    | example("There is none, or none of this version.", {"state": "not_found"}, status=404),
 )
 async def query(request: Request, origin: OriginDep, service: ServiceDep) -> Response:
     """See LibraryService.query."""
