@@ -12,7 +12,7 @@ from functions.core.settings import Settings
 from functions.doctor.api import examine_api
 from functions.doctor.database import DATABASE, examine_database
 from functions.doctor.findings import Finding
-from functions.doctor.invariants import examine_invariants
+from functions.doctor.invariants import examine_invariants, examine_proofs
 from functions.doctor.payments import examine_payments
 from functions.doctor.secrets_kept import examine_settings
 from functions.doctor.work import examine_work
@@ -28,12 +28,17 @@ async def examine(settings: Settings, database: Database) -> list[Finding]:
         report = await database.rpc("deployment_report")
         asked_at += (datetime.now(UTC) - asked_at) / 2
         kids = await database.rpc("provider_key_kids")
-        jobs, tasks = await asyncio.gather(database.rpc("cron_status"), database.rpc("task_status"))
+        jobs, tasks, proofs = await asyncio.gather(
+            database.rpc("cron_status"),
+            database.rpc("task_status"),
+            database.rpc("invariants_status"),
+        )
     except QuernelError as error:
         found.append(_unreached(error))
     else:
         found += examine_database(report, settings, asked_at)
         found += examine_work(jobs, tasks, report)
+        found += examine_proofs(proofs, datetime.now(UTC))
     found += examine_settings(settings, kids)
     wanted = None if report is None else report["stripe_events"]
     for more in await asyncio.gather(

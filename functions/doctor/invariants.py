@@ -1,6 +1,12 @@
-"""What only an owner of the database can see: sql/checks, run over a connection of its own."""
+"""The invariants of sql/checks: as the database last proved them itself, and as they are now.
+
+Only an owner of the database can ask them now, over a connection of its own.
+"""
 
 from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
 
 import psycopg
 
@@ -13,6 +19,33 @@ INVARIANTS = Area("invariants")
 CHECKS = CHECKOUT / "sql" / "checks"
 CONNECT_SECONDS = 10
 CHECK_SECONDS = 120
+PROOF_AGE = timedelta(days=2)
+"""A proof is repeated once a day (setting `invariant_hours`)."""
+
+
+def examine_proofs(status: dict[str, Any], now: datetime) -> list[Finding]:
+    """What backend.invariants_status() says: of the cron job `prove_invariants`."""
+    found = [
+        INVARIANTS.wrong(
+            one["name"],
+            f"could not be proved ({one['error']})"
+            if one["error"]
+            else f"{count_of(one['found'], 'row')} broke it, at {one['proved_at']}",
+            f"docs/runbook.md, {one['name']}; the rows are in private.invariant_findings",
+        )
+        for one in status["wrong"]
+    ]
+    oldest = status["oldest_proof_at"]
+    is_late = oldest is None or now - datetime.fromisoformat(oldest) > PROOF_AGE
+    if status["proved"] < status["all"] or is_late:
+        found.append(
+            INVARIANTS.warning(
+                "proofs",
+                f"{status['proved']} of {status['all']} were ever proved, the first {oldest}",
+                "quernel cron prove_invariants",
+            )
+        )
+    return found or [INVARIANTS.ok("proofs", f"all {status['all']} held when last proved")]
 
 
 async def examine_invariants(settings: Settings) -> list[Finding]:

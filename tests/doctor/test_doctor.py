@@ -25,7 +25,7 @@ from functions.doctor.api import examine_api
 from functions.doctor.database import clock_finding, examine_database, seconds_of
 from functions.doctor.examination import examine
 from functions.doctor.findings import Finding
-from functions.doctor.invariants import examine_invariants
+from functions.doctor.invariants import examine_invariants, examine_proofs
 from functions.doctor.payments import PATH, examine_payments
 from functions.doctor.secrets_kept import examine_settings
 from functions.doctor.work import examine_work
@@ -508,6 +508,30 @@ async def test_invariants_are_the_owners_to_see(stack: Stack, checks: Path) -> N
     assert wrong(await examine_invariants(owner)) == []
     (checks / "003_writes.sql").write_text("delete from private.settings returning 1")
     assert wrong(await examine_invariants(owner)) == ["checks: wrong"]
+
+
+def test_what_the_database_proved_of_itself_is_told() -> None:
+    now = datetime.now(UTC)
+    status: dict[str, Any] = {
+        "proved": 2,
+        "all": 2,
+        "oldest_proof_at": (now - timedelta(hours=30)).isoformat(),
+        "wrong": [],
+    }
+    [finding] = examine_proofs(status, now)
+    assert (finding.name, finding.state) == ("proofs", "ok")
+    broken = {"name": "101_x", "found": 3, "error": None, "proved_at": "2026-03-01T00:00:00Z"}
+    unasked = {"name": "102_y", "found": None, "error": "42P01 no", "proved_at": None}
+    found = examine_proofs(status | {"wrong": [broken, unasked]}, now)
+    assert wrong(found) == ["101_x: wrong", "102_y: wrong"]
+    assert "3 rows" in found[0].message
+    assert "42P01" in found[1].message
+    for late in (
+        {"proved": 1},
+        {"oldest_proof_at": None},
+        {"oldest_proof_at": (now - timedelta(days=3)).isoformat()},
+    ):
+        assert wrong(examine_proofs(status | late, now)) == ["proofs: warning"]
 
 
 @pytest.mark.anyio
