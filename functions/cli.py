@@ -27,6 +27,7 @@ from functions.core.settings import Settings, SettingsError, get_operator_settin
 from functions.cron.commands import add_cron_commands
 from functions.doctor.commands import add_doctor_commands
 from functions.libraries.commands import add_library_commands
+from functions.privacy.commands import add_privacy_commands
 from functions.provider_keys.commands import add_key_commands
 from functions.tasks.commands import add_task_commands
 
@@ -109,6 +110,7 @@ def build_parser() -> argparse.ArgumentParser:
         add_billing_commands,
         add_key_commands,
         add_library_commands,
+        add_privacy_commands,
     ):
         add_more(group, add)
     return parser

@@ -427,6 +427,18 @@ def test_a_plan_is_given(quernel: Quernel, new_user: NewUser) -> None:
     assert json.loads(out)["plan"] == "pro"
 
 
+def test_an_erasure_is_asked_for_and_taken_back(quernel: Quernel, new_user: NewUser) -> None:
+    user, by = new_user().id, ("--reason", "a letter", "--actor", "ada", "--json")
+    assert quernel("user", "erasure", user)[0] == 1
+    status, out, err = quernel("user", "erase", user, "--days", "7", *by)
+    assert (status, err) == (0, "")
+    assert json.loads(out)["state"] == "requested"
+    assert json.loads(quernel("user", "erasure", user, "--json")[1])["state"] == "requested"
+    status, out, err = quernel("user", "keep", user, *by)
+    assert (status, err) == (0, "")
+    assert json.loads(out)["state"] == "cancelled"
+
+
 def test_stripe_is_compared_and_what_was_missed_is_repaired(
     quernel: Quernel,
     db: Callable[[], psycopg.Connection],

@@ -26,6 +26,13 @@ def minor_units(word: str) -> int:
     return int(word)
 
 
+def days(word: str) -> int:
+    """A number of days, none among them. Raises ArgumentTypeError."""
+    if not word.isdecimal():
+        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number of days")
+    return int(word)
+
+
 def moment(word: str) -> datetime:
     """A date and time with its offset from UTC. Raises ArgumentTypeError."""
     try:

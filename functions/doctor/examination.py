@@ -10,11 +10,11 @@ from functions.core.errors import OperatorError, QuernelError
 from functions.core.json import Json
 from functions.core.settings import Settings
 from functions.doctor.api import examine_api
+from functions.doctor.configuration import examine_settings
 from functions.doctor.database import DATABASE, examine_database
 from functions.doctor.findings import Finding
 from functions.doctor.invariants import examine_invariants, examine_proofs
 from functions.doctor.payments import examine_payments
-from functions.doctor.secrets_kept import examine_settings
 from functions.doctor.work import examine_work
 
 

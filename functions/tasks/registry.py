@@ -21,7 +21,7 @@ from functions.provider_keys.tasks import check_idle_key
 from functions.tasks.context import TaskKind
 
 TASK_KINDS: Mapping[str, TaskKind] = {
-    "image_generate": TaskKind(generate_image, timeout_seconds=1800, share=3 / 8),
+    "image_generate": TaskKind(generate_image, timeout_seconds=1800, share=5 / 16),
     "image_analyze": TaskKind(analyze_image, timeout_seconds=300, share=1 / 8),
     "insights_refresh": TaskKind(refresh_insights, timeout_seconds=900, share=1 / 16),
     "image_files_delete": TaskKind(delete_files, timeout_seconds=120),
@@ -30,7 +30,7 @@ TASK_KINDS: Mapping[str, TaskKind] = {
     "library_embed": TaskKind(embed_library, timeout_seconds=3600, share=1 / 16),
     "files_delete": TaskKind(delete_files, timeout_seconds=120),
     "email": TaskKind(send_email, timeout_seconds=120),
-    "person_erase": TaskKind(erase_person, timeout_seconds=1800, share=1 / 8),
+    "person_erase": TaskKind(erase_person, timeout_seconds=1800, share=1 / 16),
     "auto_top_up": TaskKind(buy_automatic_top_up, timeout_seconds=120),
     "checkout_expire": TaskKind(expire_checkout, timeout_seconds=60),
     "subscription_cancel": TaskKind(cancel_subscription, timeout_seconds=60),

@@ -12,9 +12,9 @@ import pytest
 
 from functions.libraries.children.child import Answers, Child
 from functions.libraries.errors import ParseError
-from functions.libraries.sources import archive_reader
+from functions.libraries.sources import archive_reader, archives
 from functions.libraries.sources.archive_reader import LISTINGS, Listing, documentation_of
-from functions.libraries.sources.archives import MAX_DIRECTORY_BYTES, files_of_archive
+from functions.libraries.sources.archives import files_of_archive
 from functions.libraries.sources.files import Skipped
 from tests.libraries.test_archives import FILES, tarred, zipped
 
@@ -81,18 +81,20 @@ def test_a_list_of_members_that_is_too_long_is_not_read(monkeypatch: pytest.Monk
     def never(*_: object, **__: object) -> None:
         raise AssertionError("it was read")
 
+    monkeypatch.setattr(archives, "MAX_DIRECTORY_BYTES", 100)
     plain, large, hidden = (bytearray(zipped(FILES)) for _ in range(3))
-    for content in (plain, hidden):
-        struct.pack_into("<I", content, len(content) - 10, MAX_DIRECTORY_BYTES + 1)
+    size = struct.unpack_from("<I", plain, len(plain) - 10)[0]
+    assert size > 100
     # What looks like another end, in the numbers of this one.
     hidden[-14:-10] = b"PK\x05\x06"
     end = large.rfind(b"PK\x05\x06")
     large[end:end] = (
         b"PK\x06\x06"
-        + struct.pack("<QHHIIQQQQ", 44, 45, 45, 0, 0, 1, 1, MAX_DIRECTORY_BYTES + 1, 0)
+        + struct.pack("<QHHIIQQQQ", 44, 45, 45, 0, 0, 3, 3, size, end - size)
         + b"PK\x06\x07"
         + struct.pack("<IQI", 0, end, 1)
     )
+    struct.pack_into("<I", large, len(large) - 10, 0xFFFFFFFF)
     for content in (plain, large, hidden):
         with monkeypatch.context() as patch:
             patch.setattr(zipfile, "ZipFile", never)

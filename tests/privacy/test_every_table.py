@@ -8,38 +8,20 @@ SQL. The worker, Stripe, Storage and Auth are in test_erasure.py.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
 import pytest
 from psycopg import sql
 
+from local.stack import Stack
 from tests.checks.queries import data_checks
 from tests.privacy.scan import mentions
 from tests.security.world import World, build, shelve
 
-Db = Callable[[], psycopg.Connection]
-
 MARK = f"zq{uuid.uuid4().hex}"
 ADDRESS = "203.0.113.77"
-
-
-@pytest.fixture
-def connection(db: Db) -> Iterator[psycopg.Connection]:
-    """One transaction; rolled back."""
-    opened = db()
-    opened.autocommit = False
-    yield opened
-    opened.rollback()
-
-
-@pytest.fixture
-def world(connection: psycopg.Connection) -> World:
-    """Everybody and everything, with the mark of the owner wherever a column takes one."""
-    made = build(connection)
-    fill(connection, made)
-    return made
 
 
 def one(connection: psycopg.Connection, query: str, *values: Any) -> Any:
@@ -212,42 +194,6 @@ def counts(connection: psycopg.Connection, person: str) -> dict[str, int]:
     return dict(rows.fetchall())
 
 
-def test_the_person_has_rows_in_every_table(connection: psycopg.Connection, world: World) -> None:
-    request(connection, world.ids["owner"])
-    found = counts(connection, world.ids["owner"])
-    assert [table for table, count in found.items() if count == 0] == []
-
-
-def test_nothing_names_them_afterwards(connection: psycopg.Connection, world: World) -> None:
-    owner = world.ids["owner"]
-    words = [owner, MARK, ADDRESS]
-    before = mentions(connection, words)
-    assert len(before) > 40
-    request(connection, owner)
-    assert erase(connection, owner) == {"state": "done"}
-    assert mentions(connection, words) == {}
-
-
-def test_others_are_untouched(connection: psycopg.Connection, world: World) -> None:
-    owner, founder, organization = (
-        world.ids[name] for name in ("owner", "founder", "organization")
-    )
-    before = counts(connection, founder)
-    said = mentions(connection, [founder, organization])
-    request(connection, owner)
-    erase(connection, owner)
-    after = counts(connection, founder)
-    assert after == before | {"private.tasks": after["private.tasks"]}
-    left = mentions(connection, [founder, organization])
-    assert {table: len(rows) for table, rows in left.items() if table != "private.tasks"} == {
-        # Of what the owner was to the organization nothing is left, and all else is.
-        table: len(rows)
-        - (table in {"public.organization_members", "public.organization_invitations"})
-        for table, rows in said.items()
-        if table != "private.tasks"
-    }
-
-
 def wrong(connection: psycopg.Connection) -> set[str]:
     """What the checks of data find."""
     return {
@@ -257,22 +203,79 @@ def wrong(connection: psycopg.Connection) -> set[str]:
     }
 
 
-def test_checks_find_nothing_new(connection: psycopg.Connection, world: World) -> None:
-    before = wrong(connection)
-    request(connection, world.ids["owner"])
-    erase(connection, world.ids["owner"])
-    assert wrong(connection) - before == set()
+@dataclass
+class Facts:
+    """What was so before an erasure, and after it."""
+
+    rows: dict[str, int]
+    """Of the person, by table, before."""
+
+    outcome: dict[str, Any] = field(default_factory=dict)
+    tombstone: Any = None
+    of_founder: list[dict[str, int]] = field(default_factory=list)
+    of_others: list[dict[str, int]] = field(default_factory=list)
+    of_person: list[dict[str, Any]] = field(default_factory=list)
+    wrong: list[set[str]] = field(default_factory=list)
 
 
-def test_what_remains_is_a_pseudonym(connection: psycopg.Connection, world: World) -> None:
-    owner = world.ids["owner"]
-    request(connection, owner)
-    pseudonym = one(connection, "select private.pseudonym(%s)", owner)
-    erase(connection, owner)
-    row = connection.execute(
-        "select user_id, state, emails, account_ids, erased ? 'public.conversations',"
-        " (select count(*) from private.erasures where user_id = %s)"
-        " from private.erasures where pseudonym = %s",
-        [owner, pseudonym],
-    ).fetchone()
-    assert row == (None, "done", [], [], True, 0)
+@pytest.fixture(scope="module")
+def facts(stack: Stack) -> Facts:
+    """One erasure, in a transaction that is rolled back before anybody asserts anything."""
+    with psycopg.connect(stack.admin_dsn) as connection:
+        world = build(connection)
+        fill(connection, world)
+        owner, founder, organization = (
+            world.ids[name] for name in ("owner", "founder", "organization")
+        )
+
+        def look(found: Facts) -> None:
+            found.of_founder.append(counts(connection, founder))
+            others = mentions(connection, [founder, organization])
+            found.of_others.append({table: len(rows) for table, rows in others.items()})
+            found.of_person.append(dict(mentions(connection, [owner, MARK, ADDRESS])))
+            found.wrong.append(wrong(connection))
+
+        found = Facts({})
+        look(found)
+        request(connection, owner)
+        found.rows = counts(connection, owner)
+        pseudonym = one(connection, "select private.pseudonym(%s)", owner)
+        found.outcome = erase(connection, owner)
+        look(found)
+        found.tombstone = connection.execute(
+            "select user_id, state, emails, account_ids, erased ? 'public.conversations',"
+            " (select count(*) from private.erasures where user_id = %s)"
+            " from private.erasures where pseudonym = %s",
+            [owner, pseudonym],
+        ).fetchone()
+        connection.rollback()
+        return found
+
+
+def test_the_person_has_rows_in_every_table(facts: Facts) -> None:
+    assert [table for table, count in facts.rows.items() if count == 0] == []
+
+
+def test_nothing_names_them_afterwards(facts: Facts) -> None:
+    before, after = facts.of_person
+    assert len(before) > 40
+    assert facts.outcome == {"state": "done"}
+    assert after == {}
+
+
+def test_others_are_untouched(facts: Facts) -> None:
+    before, after = facts.of_founder
+    assert after == before | {"private.tasks": after["private.tasks"]}
+    said, left = ({t: n for t, n in one.items() if t != "private.tasks"} for one in facts.of_others)
+    # Of what the owner was to the organization nothing is left, and all else is.
+    theirs = {"public.organization_members", "public.organization_invitations"}
+    assert left == {table: count - (table in theirs) for table, count in said.items()}
+
+
+def test_checks_find_nothing_new(facts: Facts) -> None:
+    before, after = facts.wrong
+    assert after - before == set()
+
+
+def test_what_remains_is_a_pseudonym(facts: Facts) -> None:
+    assert facts.tombstone == (None, "done", [], [], True, 0)

@@ -86,7 +86,8 @@ def files_of_archive(content: bytes, is_wanted: IsWanted, skipped: Skipped) -> I
 def _zipped(
     content: bytes, is_wanted: IsWanted, skipped: Skipped, room: _Room
 ) -> Iterator[SourceFile]:
-    if _directory_bytes(content) > MAX_DIRECTORY_BYTES:
+    # One that claims more than there is is broken, as ZipFile says.
+    if MAX_DIRECTORY_BYTES < _directory_bytes(content) <= len(content):
         raise SourceError("too_large", "The archive has too many members.")
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         infos = archive.infolist()
