@@ -12,7 +12,8 @@ import argparse
 import asyncio
 import logging
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import NoReturn, TypeAlias
 
@@ -127,6 +128,18 @@ async def _carry_out(options: Options) -> Json:
         await database.aclose()
 
 
+@contextmanager
+def _silence() -> Iterator[None]:
+    """What goes wrong is said once, by the command, and not in log lines as well."""
+    logger = logging.getLogger("functions")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def _fail(options: Options, code: str, message: str, facts: dict[str, Json] | None = None) -> int:
     if options.json:
         error = {"error": {"code": code, "message": message, **(facts or {})}}
@@ -142,10 +155,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     if getattr(options, "list", False):
         options.action, options.show = options.listing
-    # What goes wrong is said once, below, and not in log lines as well.
-    logging.getLogger("functions").setLevel(logging.CRITICAL)
     try:
-        result = asyncio.run(_carry_out(options))
+        with _silence():
+            result = asyncio.run(_carry_out(options))
     except SettingsError as error:
         return _fail(options, "invalid_settings", str(error))
     except OperatorError as error:

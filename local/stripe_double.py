@@ -162,8 +162,8 @@ class StripeDouble:
     world: BillingWorld = field(default_factory=BillingWorld)
     webhook_url: str | None = None
     webhook_secret: str | None = None
-    endpoint: dict[str, Any] = field(default_factory=dict)
-    """What is different about the webhook endpoint it lists."""
+    endpoints: list[dict[str, Any]] = field(default_factory=lambda: [{}])
+    """What is different about the webhook endpoints it lists."""
 
     latency_seconds: float = 0.0
     failures: list[int] = field(default_factory=list)
@@ -263,7 +263,7 @@ class StripeDouble:
         )
 
     def _endpoints(self) -> dict[str, Any]:
-        """The one that events are delivered to, as if an operator had made it."""
+        """The one that events are delivered to, as if an operator had made it, or others."""
         made = {
             "object": "webhook_endpoint",
             "id": "we_double",
@@ -276,7 +276,7 @@ class StripeDouble:
         return {
             "object": "list",
             "url": "/v1/webhook_endpoints",
-            "data": [made | self.endpoint] if self.webhook_url else [],
+            "data": [made | one for one in self.endpoints] if self.webhook_url else [],
             "has_more": False,
         }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -484,3 +485,9 @@ def test_stripe_is_not_compared_where_payments_are_off(
     status, out, err = quernel("stripe", "reconcile")
     assert (status, out) == (1, "")
     assert err == "quernel: payments are not configured (command_failed)\n"
+
+
+def test_a_command_leaves_the_log_as_it_was(quernel: Quernel) -> None:
+    before = logging.getLogger("functions").level
+    quernel("cron", "--list")
+    assert logging.getLogger("functions").level == before
