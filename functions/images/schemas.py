@@ -15,8 +15,12 @@ from functions.core.json import Json
 
 Text = Annotated[str, Field(max_length=32_000)]
 Name = Annotated[str, Field(max_length=200)]
-Whole = Annotated[int, Field(strict=True)]
+Whole = Annotated[int, Field(strict=True, ge=-(2**31), lt=2**31)]
+"""What a column of the database holds; which of it is allowed is said there."""
+
+Seed = Annotated[int, Field(strict=True, ge=-(2**31), lt=2**32)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
+Small = Annotated[float, Field(allow_inf_nan=False, gt=-10, le=100)]
 Organization = Annotated[str | None, Field(min_length=1, max_length=100)]
 Credential = Literal["auto", "own", "platform", "own_first"]
 
@@ -33,10 +37,10 @@ class GenerationRequest(BaseModel):
     width: Whole | None = None
     height: Whole | None = None
     steps: Whole | None = None
-    guidance_scale: Number | None = None
-    prompt_strength: Number | None = None
+    guidance_scale: Small | None = None
+    prompt_strength: Annotated[float, Field(allow_inf_nan=False, gt=-10, lt=9)] | None = None
     suggestion_id: UUID | None = None
-    seed: Whole | None = None
+    seed: Seed | None = None
     num_outputs: Whole = 1
     output_format: Annotated[str, Field(max_length=10)] | None = None
     output_quality: Whole | None = None

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
@@ -70,3 +71,41 @@ def test_no_answer_is_a_fault_or_a_surprise(
 ) -> None:
     response = case.call(base_url=functions_url, headers=people, timeout=30)
     case.validate_response(response, checks=CHECKS)
+
+
+IMAGE = {"model_id": "sdxl", "prompt": "a lighthouse"}
+
+
+@pytest.mark.parametrize("number", [10**30, -(10**30), 2**32, 12345.678, 1e300], ids=str)
+@pytest.mark.parametrize(
+    "asked",
+    [
+        *(
+            ("/images/generations", IMAGE, name)
+            for name in ("width", "steps", "num_outputs", "output_quality", "seed")
+        ),
+        *(("/images/generations", IMAGE, name) for name in ("guidance_scale", "prompt_strength")),
+        ("/v1/images/generations", {"model": "sdxl", "prompt": "a lighthouse"}, "n"),
+        ("/agents", {"name": "A", "model": "quernel/chat"}, "max_tokens"),
+        ("/agents", {"name": "A", "model": "quernel/chat"}, "temperature"),
+    ],
+    ids=[
+        "width", "steps", "outputs", "quality", "seed", "guidance", "strength", "n", "tokens",
+        "temperature",
+    ],
+)  # fmt: skip
+def test_a_number_that_no_column_holds_is_refused(
+    people: dict[str, str],
+    functions_url: str,
+    asked: tuple[str, dict[str, Any], str],
+    number: float,
+) -> None:
+    path, body, name = asked
+    answer = httpx.post(
+        f"{functions_url}{path}",
+        json=body | {name: number},
+        headers=people,
+        trust_env=False,
+        timeout=30,
+    )
+    assert answer.is_client_error, answer.text
