@@ -18,7 +18,7 @@ Name = Annotated[str, Field(max_length=200)]
 Whole = Annotated[int, Field(strict=True, ge=-(2**31), lt=2**31)]
 """What a column of the database holds; which of it is allowed is said there."""
 
-Seed = Annotated[int, Field(strict=True, ge=-(2**31), lt=2**32)]
+Seed = Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Small = Annotated[float, Field(allow_inf_nan=False, gt=-10, le=100)]
 Organization = Annotated[str | None, Field(min_length=1, max_length=100)]
